@@ -1,0 +1,134 @@
+"""Opening the one SQLite file: its settings, its schema, its locks.
+
+Every connection is opened here, so that each has the same settings and none can forget one. Each setting
+carries a promise:
+
+    synchronous=FULL    a commit that returned survives a power cut
+    secure_delete=ON    freed pages are overwritten (an erasure still needs VACUUM: see erasure.py)
+    temp_store=MEMORY   sorting and VACUUM never write to the system's temporary folder
+    auto_vacuum=NONE    pages are not moved behind our back, which leaves copies of rows in them
+    foreign_keys=ON     a key's rows go with it
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+
+SCHEMA_VERSION = 1
+SCHEMA_FILE = Path(__file__).parent.parent / "schema.sql"
+BUSY_TIMEOUT_MS = 5_000
+
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": 2,
+    "secure_delete": 1,
+    "temp_store": 2,
+    "foreign_keys": 1,
+    "auto_vacuum": 0,
+}
+"""Each is set and read back: a build of SQLite may ignore one silently."""
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message tells the operator why and what to do."""
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """A connection with every setting checked, on a file that has the current schema.
+
+    Creates the file (mode 0600) and its tables where there are none yet. Transactions are explicit
+    (`transaction`); a statement outside of one commits by itself. Raises `DatabaseError`.
+    """
+    connection = await _open(path)
+    try:
+        await _prepare(connection, path)
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _open(path: Path) -> aiosqlite.Connection:
+    try:
+        # Made by hand, so that it is nobody else's to read even for a moment.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from None
+    return await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
+
+
+async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
+    try:
+        await _configure(connection)
+        await _bring_up_to_date(connection)
+    except sqlite3.DatabaseError as error:
+        raise DatabaseError(f"{path} cannot be used: {error}") from None
+
+
+async def _configure(connection: aiosqlite.Connection) -> None:
+    for name, wanted in _PRAGMAS.items():
+        await connection.execute(f"PRAGMA {name} = {wanted}")
+        row = await (await connection.execute(f"PRAGMA {name}")).fetchone()
+        if row is None or row[0] != wanted:
+            raise DatabaseError(f"this build of SQLite does not support {name} = {wanted}")
+
+
+async def _bring_up_to_date(connection: aiosqlite.Connection) -> None:
+    version = await schema_version(connection)
+    if version > SCHEMA_VERSION:
+        raise DatabaseError(
+            f"the database was written by a newer OpusMax (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
+    if version == 0:
+        try:
+            await connection.executescript(f"BEGIN IMMEDIATE;\n{SCHEMA_FILE.read_text()}\nCOMMIT;")
+        except sqlite3.OperationalError:
+            await connection.rollback()
+            if await schema_version(connection) != SCHEMA_VERSION:  # another process was not first either
+                raise
+
+
+async def schema_version(connection: aiosqlite.Connection) -> int:
+    row = await (await connection.execute("PRAGMA user_version")).fetchone()
+    return int(row[0]) if row else 0
+
+
+@asynccontextmanager
+async def transaction(connection: aiosqlite.Connection) -> AsyncIterator[None]:
+    """All or nothing. `IMMEDIATE`: it waits for other writers at its start and never fails half-way."""
+    await connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        await connection.rollback()
+        raise
+    await connection.commit()
+
+
+class FileLock:
+    """A lock on a file beside the database, held until `release` or the end of the process."""
+
+    def __init__(self, database: Path, purpose: str) -> None:
+        self._path = database.with_name(f"{database.name}-{purpose}.lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Whether the lock is ours now. Never waits."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
