@@ -7,6 +7,8 @@ figures in it: nothing that a client or an upstream sent may ever stand in one.
 from collections.abc import Mapping
 from typing import ClassVar
 
+from gateway.core.records import Refusal
+
 
 class GatewayError(Exception):
     """A refusal or failure that a client is told about, in its protocol's own envelope."""
@@ -21,11 +23,13 @@ class GatewayError(Exception):
         self,
         message: str,
         *,
+        refusal: Refusal | None = None,
         retry_after_seconds: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.refusal = refusal
         self.retry_after_seconds = retry_after_seconds
         self.headers = dict(headers or {})
 
@@ -86,6 +90,12 @@ class BudgetExceeded(GatewayError):
     status = 429
     kind = "billing_error"
     should_retry = False
+
+
+class ClientLeft(GatewayError):
+    """The client closed the connection; nobody hears this error, but the ledger tells of it."""
+
+    status = 499
 
 
 class Unavailable(GatewayError):

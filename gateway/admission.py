@@ -1,0 +1,148 @@
+"""Who may start: the living limits of all keys.
+
+`reserve` decides and takes in one plain step with nothing awaited in it, so two requests can never both pass on the
+same last tokens.
+"""
+
+import asyncio
+import fnmatch
+
+import aiosqlite
+
+from gateway.catalog import Catalog
+from gateway.clock import Clock
+from gateway.core.amounts import SECOND_MS
+from gateway.core.errors import InvalidKey, LimitExceeded, ModelNotAllowed, Unavailable
+from gateway.core.limits import KeyLimits
+from gateway.core.lookups import LookupPace
+from gateway.core.parsing import ParsedRequest
+from gateway.core.ratelimits import anthropic_headers
+from gateway.core.records import Key, KeyRow, Refusal
+from gateway.core.refusals import Signpost, explain
+from gateway.core.status import LimitsStatus
+from gateway.history import read_limits
+from gateway.keystore import Directory
+from gateway.ledger import Ledger
+from gateway.reservation import CLIENT_LEFT, SHUT_DOWN, Reservation
+
+RETRY_ELSEWHEN_SECONDS = 5
+"""For a ledger that cannot be written and a server that stops: both are over soon, or need the operator."""
+
+
+class Admission:
+    """Decides who may start, and keeps count of what runs."""
+
+    def __init__(self, clock: Clock, ledger: Ledger, catalog: Catalog, signpost: Signpost) -> None:
+        self.is_draining = False
+        """The server is stopping: nobody is admitted any more."""
+        self._clock = clock
+        self._ledger = ledger
+        self._catalog = catalog
+        self._signpost = signpost
+        self._limits: dict[KeyRow, KeyLimits] = {}
+        self._running: set[Reservation] = set()
+        self._lookups = LookupPace()
+        self._last_start = (0, 0)
+
+    async def follow(self, connection: aiosqlite.Connection, directory: Directory) -> None:
+        """Bring all limits in line with the keys as they are now; the requests of keys that are gone end.
+
+        Called between two commits: what is settled meanwhile is not in the database yet, and is counted here.
+        """
+        now_ms = self._clock.now_ms()
+        fresh = {
+            key.row: await read_limits(connection, key, now_ms)
+            for key in directory.keys.values()
+            if key.row not in self._limits or self._limits[key.row].key != key
+        }
+        # From here on nothing is awaited, so nothing can be settled in between.
+        for row in self._ledger.uncommitted():
+            if row.key in fresh:
+                fresh[row.key].count(row.started, row.usage.charge, now_ms)
+        for key_row, limits in fresh.items():
+            self._limits.setdefault(key_row, limits).adopt(limits)
+        for gone in self._limits.keys() - directory.keys.keys():
+            del self._limits[gone]
+        for reservation in self._running:
+            if reservation.key not in directory.keys:
+                reservation.cancel(CLIENT_LEFT)
+
+    def check_model(self, key: Key, model: str) -> None:
+        """Raise `ModelNotAllowed` unless the key may use `model`."""
+        if key.models and not any(fnmatch.fnmatchcase(model, glob) for glob in key.models):
+            self._ledger.count_refusal(key.row, Refusal.MODEL)
+            raise ModelNotAllowed(
+                f"This API key may not use that model. Allowed: {', '.join(key.models)}."
+                f" Ask {self._signpost.whom_to_ask} for more.",
+                refusal=Refusal.MODEL,
+            )
+
+    def reserve(self, key: Key, parsed: ParsedRequest) -> Reservation:
+        """Take what the request may use at most, or raise the error that says why not and until when."""
+        self.check_open()
+        self.check_model(key, parsed.model)
+        limits = self._limits.get(key.row)
+        if limits is None:
+            raise InvalidKey("This API key was deleted.")
+        now_ms = self._clock.now_ms()
+        denial = limits.admit(parsed.hold, now_ms)
+        if denial is not None:
+            self._ledger.count_refusal(key.row, denial.refusal)
+            error = explain(denial, parsed.hold, key, now_ms, self._signpost)
+            by_budget = denial.refusal is Refusal.BUDGET
+            error.headers.update(anthropic_headers(limits.status(now_ms), now_ms, with_windows=by_budget))
+            raise error
+        return Reservation(
+            limits,
+            parsed,
+            start=self._next_start(now_ms),
+            clock=self._clock,
+            ledger=self._ledger,
+            catalog=self._catalog,
+            running=self._running,
+        )
+
+    def pace_lookup(self, key: Key) -> None:
+        """Admit a free lookup, or raise `LimitExceeded`."""
+        wait_ms = self._lookups.take(key, self._clock.now_ms())
+        if wait_ms:
+            self._ledger.count_refusal(key.row, Refusal.REQUESTS)
+            raise LimitExceeded(
+                "Too many lookups in a minute. Try again in a moment.",
+                refusal=Refusal.REQUESTS,
+                retry_after_seconds=-(-wait_ms // SECOND_MS),
+            )
+
+    def check_open(self) -> None:
+        """Raise `Unavailable` while nobody may start."""
+        if self.is_draining:
+            raise Unavailable(
+                "This server is stopping. Try again in a moment.", retry_after_seconds=RETRY_ELSEWHEN_SECONDS
+            )
+        if not self._ledger.is_writable:
+            raise Unavailable(
+                "Usage cannot be recorded just now, so nothing is relayed. The administrator needs to look at it.",
+                retry_after_seconds=RETRY_ELSEWHEN_SECONDS,
+            )
+
+    def status(self, key: KeyRow) -> LimitsStatus:
+        """How the key stands now. Raises `InvalidKey` if it is gone."""
+        if key not in self._limits:
+            raise InvalidKey("This API key was deleted.")
+        return self._limits[key].status(self._clock.now_ms())
+
+    async def drain(self, seconds: float) -> None:
+        """Admit nobody, wait for what runs, and cut off what still runs after `seconds`."""
+        self.is_draining = True
+        tasks = [reservation.task for reservation in self._running if reservation.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+            for reservation in self._running:
+                reservation.cancel(SHUT_DOWN)
+            await asyncio.wait(tasks)
+
+    def _next_start(self, now_ms: int) -> tuple[int, int]:
+        """(started, sequence), never the same twice."""
+        started, sequence = self._last_start
+        self._last_start = (now_ms, sequence + 1 if started == now_ms else 0)
+        return self._last_start

@@ -1,0 +1,161 @@
+"""The application: one table of routes, one place where an error becomes an answer, one start and one stop."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiosqlite
+from aiohttp import web
+
+from gateway import database, erasure, keystore, ledger
+from gateway.admission import Admission
+from gateway.auth import Authenticator
+from gateway.catalog import Catalog
+from gateway.clock import Clock
+from gateway.core.envelopes import render
+from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
+from gateway.core.estimate import Estimator
+from gateway.core.refusals import Signpost
+from gateway.core.settings import Settings
+from gateway.core.wire import Endpoint
+from gateway.ledger import Ledger
+from gateway.logs import Event
+from gateway.pages import Pages
+from gateway.relay import Relay
+from gateway.tasks import background
+from gateway.upstream import Upstream
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger("opusmax")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The running parts that the server itself needs."""
+
+    application: web.Application
+    admission: Admission
+
+
+@asynccontextmanager
+async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterator[Gateway]:
+    """The application with everything behind it: database, ledger, upstream. Stops in the opposite order.
+
+    Raises `DatabaseError` where the database cannot be used or belongs to another server.
+    """
+    path = Path(settings.database)
+    async with AsyncExitStack() as stack:
+        lock = database.FileLock(path, "server")
+        if not lock.acquire():
+            raise database.DatabaseError(f"another server is running on {path}")
+        stack.callback(lock.release)
+        writer = await stack.enter_async_context(database.connect(path))
+        reader = await stack.enter_async_context(database.connect(path))
+        clock = await _take_over(writer, path)
+
+        signpost = Signpost(usage_url=f"{settings.origin}/usage", contact=settings.contact)
+        upstream = Upstream(settings, credentials)
+        stack.push_async_callback(upstream.close)
+        catalog = Catalog(settings.models, upstream.list_models)
+
+        async def follow(connection: aiosqlite.Connection) -> None:
+            directory = await keystore.read_directory(connection)
+            await admission.follow(connection, directory)
+            authenticator.replace(directory)
+
+        book = Ledger(writer, follow)
+        admission = Admission(clock, book, catalog, signpost)
+        authenticator = Authenticator(clock, signpost, book.count_refusal)
+        stack.callback(authenticator.close)
+        await book.start()
+        stack.push_async_callback(book.close)
+        await stack.enter_async_context(background(catalog.run()))
+
+        estimator = Estimator(image_tokens=settings.image_tokens, unbounded_tokens=settings.unbounded_input_tokens)
+        relay = Relay(authenticator, admission, upstream, estimator)
+        pages = Pages(
+            settings=settings,
+            reader=reader,
+            authenticate=authenticator.authenticate_owner,
+            limits_status=admission.status,
+            now_ms=clock.now_ms,
+        )
+        yield Gateway(application=_application(settings, relay, pages, admission), admission=admission)
+
+
+async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
+    """Finish what the process before left unfinished, and start the clock after its newest row."""
+    await erasure.finish_pending_erasure(writer, path)
+    if await ledger.settle_left_in_flight(writer):
+        _log.warning(Event.REQUESTS_RECOVERED)
+    clock = Clock(await ledger.newest_start(writer))
+    if clock.stepped_ms() < 0:
+        _log.warning(Event.CLOCK_BEHIND_LEDGER)
+    return clock
+
+
+def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admission) -> web.Application:
+    application = web.Application(client_max_size=settings.max_body_bytes)
+    handlers: dict[Endpoint, Handler] = {
+        Endpoint.MESSAGES: relay.messages,
+        Endpoint.COUNT_TOKENS: relay.count_tokens,
+        Endpoint.MODELS: relay.models,
+        Endpoint.MODEL: relay.models,
+    }
+    for endpoint, handler in handlers.items():
+        for path in endpoint.paths:
+            application.router.add_route(endpoint.method, path, answering_errors(handler))
+            application.router.add_route("*", path, answering_errors(_method_not_allowed))
+    for route in pages.routes():
+        application.router.add_route(route.method, route.path, answering_errors(route.handler))
+    application.router.add_get("/healthz", _healthy)
+    application.router.add_get("/readyz", answering_errors(_ready(admission)))
+    application.router.add_route("HEAD", "/api/hello", _healthy)
+    application.router.add_route("*", "/{path:.*}", answering_errors(_unknown_path))
+    return application
+
+
+def answering_errors(handler: Handler) -> Handler:
+    """The one place where an error becomes an answer. What is not a `GatewayError` is told as an internal error and
+    logged by its class: its text may hold what a client sent."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except GatewayError as error:
+            return _error_response(error)
+        except Exception as error:
+            _log.error(Event.HANDLER_FAILED, exc_info=error)
+            return _error_response(GatewayError("Internal error of the gateway."))
+
+    return answer
+
+
+def _error_response(error: GatewayError) -> web.Response:
+    """Where an answer had begun, its connection is closed already, and this one goes nowhere."""
+    answer = render(error, f"req_{secrets.token_hex(12)}")
+    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+
+async def _healthy(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+def _ready(admission: Admission) -> Handler:
+    async def ready(_request: web.Request) -> web.Response:
+        admission.check_open()
+        return web.Response(text="ready\n")
+
+    return ready
+
+
+async def _unknown_path(_request: web.Request) -> web.StreamResponse:
+    raise UnknownPath("There is nothing at this address.")
+
+
+async def _method_not_allowed(_request: web.Request) -> web.StreamResponse:
+    raise MethodNotAllowed("This address takes another method.")

@@ -1,0 +1,152 @@
+"""Who is calling: the key out of the headers, its secret proven, its record found.
+
+A key is proven once with argon2id, which is slow on purpose, on a thread of its own. From then on its keyed digest
+(HMAC-SHA256 under a random pepper of this process) stands for the proof. Disabling, expiry and deletion are looked
+at on every request. Whatever goes wrong here is a refusal.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from gateway.clock import Clock
+from gateway.core import amounts, keys
+from gateway.core.errors import InvalidKey, LimitExceeded
+from gateway.core.keys import ApiKey
+from gateway.core.records import Key, KeyRow, Refusal, Secret
+from gateway.core.refusals import Signpost
+from gateway.hashing import verify_secret
+from gateway.keystore import Directory
+
+MAX_WAITING_KEYS = 8
+"""Distinct keys that may wait for their proof: each takes some 30 ms of a processor and 19 MiB."""
+MAX_WAITING_PAGE_KEYS = 2
+"""The smaller share of the Check Usage page, which anyone may ask."""
+MAX_REMEMBERED_FAILURES = 1_024
+"""Wrong secrets that are known to be wrong: a client that loops with an old key costs one proof."""
+BUSY_RETRY_SECONDS = 2
+
+
+class Authenticator:
+    """Turns credentials into keys."""
+
+    def __init__(self, clock: Clock, signpost: Signpost, count_refusal: Callable[[KeyRow, Refusal], None]) -> None:
+        self.directory = Directory(keys={}, secrets={})
+        """All keys there are; replaced as a whole when the command line changed something."""
+        self._clock = clock
+        self._signpost = signpost
+        self._count_refusal = count_refusal
+        self._pepper = secrets.token_bytes(32)
+        self._proven: dict[bytes, str] = {}
+        """Digest of a proven key -> its key id."""
+        self._failed: OrderedDict[bytes, None] = OrderedDict()
+        self._proving: dict[bytes, asyncio.Future[bool]] = {}
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="argon2")
+
+    def replace(self, directory: Directory) -> None:
+        """Put a new set of keys in force."""
+        self.directory = directory
+        self._proven = {digest: key_id for digest, key_id in self._proven.items() if key_id in directory.secrets}
+
+    async def authenticate(self, headers: Iterable[tuple[str, str]]) -> Key:
+        """The key that a request carries, fit for use. Raises `InvalidKey` or `LimitExceeded`."""
+        key = await self._prove(self._single_key(headers), MAX_WAITING_KEYS)
+        self._check_usable(key)
+        return key
+
+    async def authenticate_owner(self, text: str) -> Key:
+        """The key that somebody typed to see its usage, even if it is disabled or expired."""
+        return await self._prove(self._well_formed(text), MAX_WAITING_PAGE_KEYS)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _single_key(self, headers: Iterable[tuple[str, str]]) -> ApiKey:
+        """Either header will do. Some clients send both, one of them with another service's credential."""
+        credentials = [credential for credential in map(_credential, headers) if credential]
+        found = {key for credential in credentials if (key := keys.parse(credential)) is not None}
+        if len(found) > 1:
+            raise InvalidKey("Two different API keys were sent; send one.")
+        if not found:
+            return self._well_formed(credentials[0] if credentials else "")
+        return found.pop()
+
+    def _well_formed(self, text: str) -> ApiKey:
+        key = keys.parse(text.strip())
+        if key is None:
+            what = "This is not an OpusMax API key" if text else "No API key was sent"
+            raise InvalidKey(
+                f"{what}: a key starts with {keys.PREFIX} and is sent as x-api-key or as"
+                f" authorization: Bearer. Ask {self._signpost.whom_to_ask} for one."
+            )
+        return key
+
+    async def _prove(self, api_key: ApiKey, max_waiting: int) -> Key:
+        secret = self.directory.secrets.get(api_key.key_id)
+        if secret is None:
+            raise self._unknown_key()
+        digest = hmac.digest(self._pepper, api_key.text.encode("ascii"), hashlib.sha256)
+        if self._proven.get(digest) != secret.key_id and not await self._verify(
+            digest, secret, api_key, max_waiting
+        ):
+            raise self._unknown_key()
+        secret = self.directory.secrets.get(api_key.key_id)  # it may have gone while the proof ran
+        if secret is None:
+            raise self._unknown_key()
+        if secret.expires is not None and secret.expires <= self._clock.wall_ms():
+            raise InvalidKey(f"This API key was replaced by a new one. Ask {self._signpost.whom_to_ask} for it.")
+        return self.directory.keys[secret.key]
+
+    async def _verify(self, digest: bytes, secret: Secret, api_key: ApiKey, max_waiting: int) -> bool:
+        """Prove a key, once however many requests wait for the same one."""
+        if digest in self._failed:
+            return False
+        proof = self._proving.get(digest)
+        if proof is None:
+            if len(self._proving) >= max_waiting:
+                raise LimitExceeded(
+                    "Too many new API keys are being checked just now. Try again in a moment.",
+                    retry_after_seconds=BUSY_RETRY_SECONDS,
+                )
+            loop = asyncio.get_running_loop()
+            proof = loop.run_in_executor(self._thread, verify_secret, secret.hash, api_key.secret)
+            self._proving[digest] = proof
+            proof.add_done_callback(lambda done: self._remember(digest, secret.key_id, done))
+        return await asyncio.shield(proof)
+
+    def _remember(self, digest: bytes, key_id: str, proof: asyncio.Future[bool]) -> None:
+        del self._proving[digest]
+        if proof.cancelled() or proof.exception() is not None:
+            return
+        if proof.result():
+            self._proven[digest] = key_id
+        else:
+            self._failed[digest] = None
+            if len(self._failed) > MAX_REMEMBERED_FAILURES:
+                self._failed.popitem(last=False)
+
+    def _check_usable(self, key: Key) -> None:
+        if key.disabled:
+            why = "is disabled"
+        elif key.expires is not None and key.expires <= self._clock.wall_ms():
+            why = f"expired at {amounts.show_time(key.expires)}"
+        else:
+            return
+        self._count_refusal(key.row, Refusal.INACTIVE)
+        raise InvalidKey(f"This API key {why}. Ask {self._signpost.whom_to_ask}.", refusal=Refusal.INACTIVE)
+
+    def _unknown_key(self) -> InvalidKey:
+        return InvalidKey(f"This API key is not known here. Ask {self._signpost.whom_to_ask}.")
+
+
+def _credential(header: tuple[str, str]) -> str:
+    """The credential that a header carries; '' for any other header."""
+    name, value = header[0].lower(), header[1]
+    if name == "x-api-key":
+        return value
+    scheme, _, credential = value.partition(" ")
+    return credential if name == "authorization" and scheme.lower() == "bearer" else ""

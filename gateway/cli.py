@@ -1,0 +1,198 @@
+"""The command line: which commands there are, and what an error becomes.
+
+    opusmax.py serve | demo | key … | usage | check | backup        see cli_keys.py for `key`
+
+Each command is thin: options in, a function of admin.py or its neighbours called, its answer out.
+"""
+
+import sqlite3
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TextIO
+
+import aiosqlite
+import click
+
+from gateway import admin, admin_usage, checkup
+from gateway.cli_keys import key
+from gateway.cli_options import (
+    DEFAULT_DATABASE,
+    DONE,
+    FAILED,
+    NO_SUCH_KEY,
+    WRONG_CALL,
+    Call,
+    ExamplesFirstGroup,
+    NoDatabase,
+    common_options,
+    pass_call,
+    terminal_width,
+)
+from gateway.core.account import Grouping
+from gateway.core.amounts import parse_duration
+from gateway.core.errors import SettingsError
+from gateway.database import DatabaseError
+from gateway.erasure import ErasureError
+from gateway.keystore import KeyGone, NameTaken
+
+PROGRAM = "opusmax.py"
+
+EXPECTED_ERRORS: Mapping[type[Exception], int] = {
+    admin.NoSuchKey: NO_SUCH_KEY,
+    admin.AmbiguousKey: WRONG_CALL,
+    admin.BadName: FAILED,
+    NameTaken: FAILED,
+    KeyGone: FAILED,
+    NoDatabase: FAILED,
+    DatabaseError: FAILED,
+    ErasureError: FAILED,
+    SettingsError: FAILED,
+}
+"""Errors whose message is meant for the administrator, and their exit codes."""
+
+
+def main(argv: Sequence[str], environment: Mapping[str, str], stdout: TextIO, stderr: TextIO) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong call, 3 no such key."""
+    call = Call(
+        environment=environment,
+        now_ms=time.time_ns() // 1_000_000,
+        database=Path(environment.get("OPUSMAX_DATABASE") or DEFAULT_DATABASE),
+    )
+    with redirect_stdout(stdout), redirect_stderr(stderr):
+        try:
+            code = program.main(args=list(argv), prog_name=PROGRAM, standalone_mode=False, obj=call)
+        except Exception as error:
+            text, code = explain(error)
+            click.echo(text, err=True)
+    return int(code or DONE)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """What to tell of an error, and the exit code. Never a traceback, and of the unexpected no message either."""
+    match error:
+        case click.exceptions.NoArgsIsHelpError():
+            return error.message, WRONG_CALL
+        case click.ClickException():
+            return f"error: {error.format_message()}{_where_to_read(error)}", WRONG_CALL
+        case click.Abort():
+            return "error: interrupted", FAILED
+        case sqlite3.Error():
+            return f"error: the database cannot be used: {error}", FAILED
+        case OSError():
+            return f"error: {error.filename or ''}: {error.strerror or error}".replace(" : ", " "), FAILED
+    if type(error) in EXPECTED_ERRORS:
+        return f"error: {error}", EXPECTED_ERRORS[type(error)]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"error: internal error: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}", FAILED
+
+
+def _where_to_read(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f" (see {context.command_path} --help)" if context else ""
+
+
+@click.group(
+    cls=ExamplesFirstGroup,
+    examples="""
+    opusmax.py demo
+    opusmax.py key create alice --budget 2M/5h
+    opusmax.py serve
+    """,
+)
+@common_options
+def program() -> None:
+    """OpusMax: a gateway in front of AI model providers, with keys, limits and a ledger, and no content kept."""
+
+
+program.add_command(key)
+
+
+@program.command(
+    examples="""
+    ANTHROPIC_API_KEY=... opusmax.py serve
+    opusmax.py serve --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem
+    """
+)
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen. [default: 127.0.0.1:8080]")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path), help="[default: opusmax.toml, if there is one]"
+)
+@click.option("--anthropic-url", metavar="URL", help="The provider's origin. [default: https://api.anthropic.com]")
+@click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate and its chain (PEM).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key (PEM).")
+@click.option("--behind-proxy", is_flag=True, default=None, help="A proxy that speaks TLS stands in front.")
+@click.option(
+    "--drain", "drain_seconds", metavar="DURATION", help="How long answers may finish at the end. [default: 30s]"
+)
+@common_options
+@pass_call
+def serve(call: Call, /, config: Path | None, **flags: object) -> int:
+    """Run the gateway. Every setting can also stand in the configuration file or in OPUSMAX_<NAME>.
+
+    The upstream credential comes from ANTHROPIC_API_KEY, or from the file that ANTHROPIC_API_KEY_FILE names.
+    """
+    from gateway.server import serve as run_server
+
+    return run_server(call.settings(flags, config))
+
+
+@program.command(examples="opusmax.py demo")
+def demo() -> int:
+    """See it work: the gateway, a simulated provider and a key; an answer is streamed, and pages are served."""
+    from gateway.demo import demo as run_demo
+
+    return run_demo()
+
+
+@program.command(
+    examples="""
+    opusmax.py usage
+    opusmax.py usage alice --since 30d --by model
+    opusmax.py usage --by key --csv
+    """
+)
+@click.argument("text", metavar="[KEY]", required=False)
+@click.option("--since", default="7d", metavar="DURATION", help="How far to look back. [default: 7d]")
+@click.option(
+    "--by", type=click.Choice(["day", "model", "key"]), default="day", help="What to add up by. [default: day]"
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Answer with CSV.")
+@common_options
+@pass_call
+def usage(call: Call, text: str | None, since: str, by: str, as_csv: bool) -> int:
+    """What requests used: of one key, or of all. Days are UTC."""
+    if as_csv and call.as_json:
+        raise click.UsageError("--csv and --json exclude each other")
+    try:
+        start_ms = call.now_ms - parse_duration(since)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--since") from None
+
+    async def summary(connection: aiosqlite.Connection) -> admin.Answer:
+        row = (await admin.find_key(connection, text)).row if text else None
+        question = admin_usage.Question(key=row, since=start_ms, by=Grouping(by))
+        if as_csv:
+            return await admin_usage.as_csv(connection, question)
+        return await admin_usage.as_table(connection, question, terminal_width())
+
+    return call.say(call.run(summary))
+
+
+@program.command(examples="opusmax.py check")
+@common_options
+@pass_call
+def check(call: Call) -> int:
+    """Look for faults in configuration, database, permissions and clock. Exit code 1 if there is one."""
+    return call.say(checkup.check(call.database, lambda: call.settings({}), call.now_ms))
+
+
+@program.command(examples="opusmax.py backup /var/backups/opusmax-monday.db")
+@click.argument("file", type=click.Path(path_type=Path))
+@common_options
+@pass_call
+def backup(call: Call, file: Path) -> int:
+    """Copy the database, consistently, while a server may be running. Never overwrites a file."""
+    return call.say(call.run(lambda c: checkup.back_up(c, file)))

@@ -1,0 +1,181 @@
+"""Whether a request may go: the one decision, over all limits of its key at once.
+
+Theory: a request is admitted only if everything it may use at most (its *hold*) fits into every budget beside
+what was used and what other running requests hold. The hold is taken in the same step, so however many requests
+come at once, no two of them pass on the same last tokens. When a request ends it is *settled*: its hold goes, its
+real charge stands in each window at the time it started.
+
+    budget 200k/5h, 120k used, 40k held      a hold of 40k fits (120 + 40 + 40 = 200)
+                                             a hold of 41k does not, but may once a running request ends
+                                             a hold of 81k does not until some of the 120k leaves the window
+
+Budgets are promises and count holds. Tokens/min is a pace: it is charged at settling, may run into debt, and
+then the next requests wait. `overdraft` trades exactness for more requests at once: a request may start while
+`used` is below the budget, and holds may reach beyond it by so much.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.core.buckets import TokenBucket
+from gateway.core.records import Key, Refusal
+from gateway.core.status import BudgetStatus, LimitsStatus
+from gateway.core.windows import RollingWindow
+
+RUNNING_HINT_MS = 2_000
+"""How soon to try again where running requests decide: nobody knows when they end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """What a request may use at most, in tokens."""
+
+    input: int
+    output: int
+
+    @property
+    def charge(self) -> int:
+        return self.input + self.output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceDenial:
+    """A limit that gives back soon: concurrency, requests/min or tokens/min."""
+
+    refusal: Refusal
+    at_ms: int
+    """When it would say yes if nothing else happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetDenial:
+    """A budget that the hold does not fit into."""
+
+    refusal: Refusal
+    """`SIZE`: it never will. `BUDGET`: it does not now."""
+    budget: BudgetStatus
+    at_ms: int | None
+    """When it would fit if nothing else happened; `None`: never."""
+    by_running: bool
+    """It would fit once running requests end, so `at_ms` is a hint."""
+
+
+Denial = PaceDenial | BudgetDenial
+
+
+class KeyLimits:
+    """The living limits of one key."""
+
+    __slots__ = ("_requests", "_tokens", "_windows", "held", "key", "running")
+
+    def __init__(
+        self,
+        key: Key,
+        windows: Sequence[RollingWindow],
+        requests: TokenBucket | None,
+        tokens: TokenBucket | None,
+    ) -> None:
+        """Nothing running. `windows` belong to `key.budgets`, one each, in their order."""
+        self.key = key
+        self.held = 0
+        self.running = 0
+        self._windows = tuple(windows)
+        self._requests = requests
+        self._tokens = tokens
+
+    def adopt(self, fresh: "KeyLimits") -> None:
+        """Put the limits of an edited key in force. What runs goes on, and a limit that did not change keeps its
+        state."""
+        if fresh.key.budgets != self.key.budgets:
+            self._windows = fresh._windows
+        if fresh.key.requests_per_minute != self.key.requests_per_minute:
+            self._requests = fresh._requests
+        if fresh.key.tokens_per_minute != self.key.tokens_per_minute:
+            self._tokens = fresh._tokens
+        self.key = fresh.key
+
+    def admit(self, hold: Hold, now_ms: int) -> Denial | None:
+        """Take the hold and return `None`, or take nothing and say why not."""
+        denial = self._deny_by_budgets(hold.charge, now_ms) or self._deny_by_pace(now_ms)
+        if denial is None:
+            self.running += 1
+            self.held += hold.charge
+            if self._requests is not None:
+                self._requests.take(1, now_ms)
+        return denial
+
+    def settle(self, hold: Hold, started_ms: int, charge: int, now_ms: int) -> None:
+        """Give the hold back and count what was used. Call it once for each admission."""
+        self.running -= 1
+        self.held -= hold.charge
+        self.count(started_ms, charge, now_ms)
+
+    def count(self, started_ms: int, charge: int, now_ms: int) -> None:
+        """Count what a request used."""
+        for window in self._windows:
+            window.advance(now_ms)
+            window.add(started_ms, charge, now_ms)
+        if self._tokens is not None:
+            self._tokens.take(charge, now_ms)
+
+    def status(self, now_ms: int) -> LimitsStatus:
+        return LimitsStatus(
+            budgets=tuple(self._budget_status(place, now_ms) for place in range(len(self._windows))),
+            requests=None if self._requests is None else self._requests.status(now_ms),
+            tokens=None if self._tokens is None else self._tokens.status(now_ms),
+            running=self.running,
+            concurrency=self.key.concurrency,
+        )
+
+    def _budget_status(self, place: int, now_ms: int) -> BudgetStatus:
+        budget, window = self.key.budgets[place], self._windows[place]
+        window.advance(now_ms)
+        return BudgetStatus(
+            tokens=budget.tokens,
+            window_ms=budget.window_ms,
+            used=window.used,
+            held=self.held,
+            next_at_ms=window.below_at(window.used - 1),
+            all_by_ms=window.below_at(0) if window.used else None,
+        )
+
+    def _deny_by_budgets(self, charge: int, now_ms: int) -> BudgetDenial | None:
+        """The denial that lasts longest, since waiting for another one would be in vain."""
+        denials = [
+            denial
+            for place in range(len(self._windows))
+            if (denial := self._deny_by_budget(place, charge, now_ms)) is not None
+        ]
+        return max(denials, key=_lasts, default=None)
+
+    def _deny_by_budget(self, place: int, charge: int, now_ms: int) -> BudgetDenial | None:
+        tokens, window = self.key.budgets[place].tokens, self._windows[place]
+        window.advance(now_ms)
+        room = tokens + self.key.overdraft
+        may_start = window.used < tokens
+        if may_start and window.used + self.held + charge <= room:
+            return None
+        if charge > room:
+            refusal, by_running, at_ms = Refusal.SIZE, False, None
+        elif may_start and window.used + charge <= room:
+            refusal, by_running, at_ms = Refusal.BUDGET, True, now_ms + RUNNING_HINT_MS
+        else:
+            refusal, by_running = Refusal.BUDGET, False
+            at_ms = window.below_at(min(room - charge, tokens - 1))
+        status = self._budget_status(place, now_ms)
+        return BudgetDenial(refusal=refusal, budget=status, at_ms=at_ms, by_running=by_running)
+
+    def _deny_by_pace(self, now_ms: int) -> PaceDenial | None:
+        concurrency = self.key.concurrency
+        if concurrency is not None and self.running >= concurrency:
+            return PaceDenial(refusal=Refusal.CONCURRENCY, at_ms=now_ms + RUNNING_HINT_MS)
+        if self._requests is not None and (wait_ms := self._requests.wait_for(1, now_ms)):
+            return PaceDenial(refusal=Refusal.REQUESTS, at_ms=now_ms + wait_ms)
+        if self._tokens is not None and (wait_ms := self._tokens.wait_for(0, now_ms)):
+            return PaceDenial(refusal=Refusal.TOKENS, at_ms=now_ms + wait_ms)
+        return None
+
+
+def _lasts(denial: BudgetDenial) -> tuple[bool, bool, int]:
+    """Orders denials: too large for ever, then without an end, then by their end."""
+    return denial.refusal is Refusal.SIZE, denial.at_ms is None, denial.at_ms or 0

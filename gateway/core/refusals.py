@@ -1,0 +1,118 @@
+"""A denial in words that the client's user can act on: figures first, then when it works again, then what helps.
+
+    Token budget used up: 2,000,000 of 2,000,000 in 5h. Room again at 14:30 UTC (in 2h 10m). Usage: <origin>/usage
+    This request may need 91,000 tokens; 80,000 of 200,000 are left in 5h. It fits again at 14:30 UTC (in 2h 10m);
+    a smaller max_tokens works now.
+
+A text says "used up" only of what is used up. Waits are told in whole seconds, rounded up.
+"""
+
+from dataclasses import dataclass
+
+from gateway.core import amounts
+from gateway.core.errors import BudgetExceeded, GatewayError, LimitExceeded, NeverFits
+from gateway.core.limits import BudgetDenial, Denial, Hold, PaceDenial
+from gateway.core.records import Key, Refusal
+from gateway.core.status import BudgetStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signpost:
+    """Where texts send their readers."""
+
+    usage_url: str
+    contact: str
+    """Whom to ask; '' = the administrator, without a name."""
+
+    @property
+    def whom_to_ask(self) -> str:
+        return f"the administrator ({self.contact})" if self.contact else "the administrator"
+
+
+def explain(denial: Denial, hold: Hold, key: Key, now_ms: int, signpost: Signpost) -> GatewayError:
+    """The error that tells a client of `denial`."""
+    if isinstance(denial, PaceDenial):
+        return _pace_error(denial, key, now_ms, signpost)
+    if denial.refusal is Refusal.SIZE:
+        return NeverFits(_never_fits(denial.budget, hold, key.overdraft, signpost), refusal=denial.refusal)
+    return _budget_error(denial, hold, now_ms, signpost)
+
+
+def _pace_error(denial: PaceDenial, key: Key, now_ms: int, signpost: Signpost) -> LimitExceeded:
+    reached = {
+        Refusal.CONCURRENCY: f"This key may run {key.concurrency} requests at once, and they are running.",
+        Refusal.REQUESTS: f"Rate limit reached: {key.requests_per_minute} requests per minute.",
+        Refusal.TOKENS: f"Rate limit reached: {key.tokens_per_minute} tokens per minute.",
+    }
+    wait_seconds = _seconds(denial.at_ms - now_ms)
+    return LimitExceeded(
+        f"{reached[denial.refusal]} Try again in {wait_seconds} s. Usage: {signpost.usage_url}",
+        refusal=denial.refusal,
+        retry_after_seconds=wait_seconds,
+    )
+
+
+def _never_fits(budget: BudgetStatus, hold: Hold, overdraft: int, signpost: Signpost) -> str:
+    room = budget.tokens + overdraft
+    if hold.input > room:
+        part = f"its input alone is estimated at {hold.input:,} tokens"
+    elif hold.output > room:
+        part = f"its max_tokens alone is {hold.output:,}"
+    else:
+        part = f"input about {hold.input:,}, max_tokens {hold.output:,}; a smaller max_tokens helps"
+    return (
+        f"This request may need {hold.charge:,} tokens and can never fit: this key may use {room:,}"
+        f" {_in_window(budget)} ({part}). Ask {signpost.whom_to_ask} for a larger budget."
+    )
+
+
+def _budget_error(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signpost) -> GatewayError:
+    budget, at_ms = denial.budget, denial.at_ms
+    wait_seconds = None if at_ms is None else _seconds(at_ms - now_ms)
+    if denial.by_running:
+        return LimitExceeded(
+            f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
+            f" {_in_window(budget)}, and running requests hold {budget.held:,} of them for now."
+            f" Try again in {wait_seconds} s. Usage: {signpost.usage_url}",
+            refusal=denial.refusal,
+            retry_after_seconds=wait_seconds,
+        )
+    text = _does_not_fit(denial, hold, now_ms, signpost) if budget.left else _used_up(denial, now_ms, signpost)
+    return BudgetExceeded(
+        f"{text} Usage: {signpost.usage_url}", refusal=denial.refusal, retry_after_seconds=wait_seconds
+    )
+
+
+def _used_up(denial: BudgetDenial, now_ms: int, signpost: Signpost) -> str:
+    budget = denial.budget
+    over = f" (over by {budget.over:,})" if budget.over else ""
+    text = f"Token budget used up: {budget.used:,} of {budget.tokens:,} {_in_window(budget)}{over}."
+    if denial.at_ms is None:
+        return f"{text} Ask {signpost.whom_to_ask} for more."
+    return f"{text} Room again at {_when(denial.at_ms, now_ms)}."
+
+
+def _does_not_fit(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signpost) -> str:
+    budget = denial.budget
+    text = (
+        f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
+        f" {_in_window(budget)}."
+    )
+    smaller_helps = hold.input + budget.held < budget.left
+    if denial.at_ms is None:
+        smaller = " A smaller max_tokens works now, or ask" if smaller_helps else " Ask"
+        return f"{text}{smaller} {signpost.whom_to_ask} for more."
+    smaller = "; a smaller max_tokens works now" if smaller_helps else ""
+    return f"{text} It fits again at {_when(denial.at_ms, now_ms)}{smaller}."
+
+
+def _when(at_ms: int, now_ms: int) -> str:
+    return f"{amounts.show_clock(at_ms, now_ms)} (in {amounts.show_wait(at_ms - now_ms)})"
+
+
+def _in_window(budget: BudgetStatus) -> str:
+    return "in all" if budget.window_ms is None else f"in {amounts.show_duration(budget.window_ms)}"
+
+
+def _seconds(duration_ms: int) -> int:
+    return max(1, -(-duration_ms // amounts.SECOND_MS))

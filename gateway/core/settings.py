@@ -1,0 +1,191 @@
+"""Every setting: its name, its form, its default. Settings hold no secret; credentials.py reads those.
+
+A setting comes from a flag, else from `OPUSMAX_<NAME>` in the environment, else from `opusmax.toml`, else
+from the default below. An unknown name in the file, or a value that makes no sense, is a `SettingsError`
+that names it: a typing error must not silently mean the default.
+"""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from gateway.core import amounts
+from gateway.core.errors import SettingsError
+
+MEBIBYTE = 2**20
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]*):(?P<port>\d{1,5})")
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in LOOPBACK_HOSTS
+
+    @property
+    def origin(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of a server, validated once."""
+
+    database: str = "opusmax.db"
+    listen: Address = Address("127.0.0.1", 8080)
+    anthropic_url: str = "https://api.anthropic.com"
+    """The upstream's origin: scheme and host, no path."""
+    public_url: str = ""
+    """Where people reach this server, for links and texts; '' = not known."""
+    contact: str = ""
+    """Whom users ask for keys, deletion and help: a name, a mail address or a link."""
+    service_name: str = "OpusMax"
+    tls_cert: str = ""
+    tls_key: str = ""
+    behind_proxy: bool = False
+    """A proxy that speaks TLS stands in front, so listening beyond loopback is meant."""
+    drain_seconds: int = 30
+    """How long running answers may take to finish when the server stops."""
+    models: tuple[str, ...] = ()
+    """Names of models that the ledger may hold besides those that the upstream lists."""
+    max_body_bytes: int = 32 * MEBIBYTE
+    """The largest request body: Anthropic's own limit."""
+    max_connections: int = 4_096
+    unbounded_input_tokens: int = 50_000
+    """Held for input that the body does not show: file ids, URLs, PDFs, server tools; for each of them."""
+    image_tokens: int = 4_784
+    """Held for an image: the most that current models take for one (long edge 2,576 px)."""
+    connect_timeout_seconds: int = 10
+    first_byte_timeout_seconds: int = 600
+    silence_timeout_seconds: int = 300
+    """How long an upstream may pause within an answer; Claude Code gives up after the same time."""
+
+    @classmethod
+    def load(
+        cls, flags: Mapping[str, object], environment: Mapping[str, str], file_text: str | None = None
+    ) -> Self:
+        """The settings out of all three sources. A flag that is `None` was not given. Raises `SettingsError`."""
+        written = _parse_file(file_text)
+        chosen: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            for value in (flags.get(name), environment.get(f"OPUSMAX_{name.upper()}"), written.get(name)):
+                if value is not None:
+                    chosen[name] = _parse(name, value)
+                    break
+        settings = cls(**chosen)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError("tls_cert and tls_key go together: give both or neither")
+        if not self.listen.is_loopback and not self.tls_cert and not self.behind_proxy:
+            raise SettingsError(
+                f"listening on {self.listen.host} without TLS would send keys in the clear:"
+                " give --tls-cert and --tls-key, or --behind-proxy if a TLS proxy stands in front"
+            )
+
+    @property
+    def has_tls(self) -> bool:
+        return bool(self.tls_cert)
+
+    @property
+    def origin(self) -> str:
+        """The best known address of this server, for links."""
+        return self.public_url or self.listen.origin
+
+
+def _parse_file(text: str | None) -> Mapping[str, object]:
+    try:
+        written = tomllib.loads(text or "")
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"the configuration file is not TOML: {error}") from None
+    known = {field.name for field in fields(Settings)}
+    for name in written:
+        if name not in known:
+            raise SettingsError(f"the configuration file has an unknown setting: {name}")
+    return written
+
+
+def _parse(name: str, value: object) -> object:
+    try:
+        return _FORMS.get(name, str)(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SettingsError(f"{name}: {error}") from None
+
+
+def _address(value: object) -> Address:
+    match = _HOST_PORT.fullmatch(str(value))
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError("an address looks like 127.0.0.1:8080 or [::1]:8080")
+    return Address(match["host"].strip("[]") or "0.0.0.0", int(match["port"]))  # noqa: S104 - asked for by ":8080"
+
+
+def _origin(value: object) -> str:
+    parts = urlsplit(str(value))
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("an origin looks like https://api.example.com")
+    if parts.username or parts.password or parts.path not in ("", "/"):
+        raise ValueError("an origin has no path, user or password")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _upstream_origin(value: object) -> str:
+    origin = _origin(value)
+    parts = urlsplit(origin)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        raise ValueError("an upstream that is not on this machine needs https://")
+    return origin
+
+
+def _public_origin(value: object) -> str:
+    return _origin(value) if value else ""
+
+
+def _flag(value: object) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+    return words[word] if (word := str(value).lower()) in words else _raise("say true or false")
+
+
+def _seconds(value: object) -> int:
+    return int(value) if isinstance(value, int) else amounts.parse_duration(str(value)) // amounts.SECOND_MS
+
+
+def _count(value: object) -> int:
+    return amounts.parse_amount(str(value))
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(str(value).replace(",", " ").split() if isinstance(value, str) else map(str, value))  # type: ignore[call-overload]
+
+
+def _raise(text: str) -> bool:
+    raise ValueError(text)
+
+
+_FORMS: Mapping[str, Callable[[object], object]] = {
+    "listen": _address,
+    "anthropic_url": _upstream_origin,
+    "public_url": _public_origin,
+    "behind_proxy": _flag,
+    "drain_seconds": _seconds,
+    "models": _names,
+    "max_body_bytes": _count,
+    "max_connections": _count,
+    "unbounded_input_tokens": _count,
+    "image_tokens": _count,
+    "connect_timeout_seconds": _seconds,
+    "first_byte_timeout_seconds": _seconds,
+    "silence_timeout_seconds": _seconds,
+}
+"""How each setting that is not plain text is read."""

@@ -1,0 +1,251 @@
+"""Tables of the Check Usage page: records in, rows of finished text out. The templates only loop over them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.core.account import Account, KeyRecord, Row, SummaryRow, budget_columns, secret_columns
+from gateway.core.amounts import (
+    DAY_MS,
+    SECOND_MS,
+    from_ms,
+    show_budget,
+    show_duration,
+    show_time,
+    show_wait,
+)
+from gateway.core.policy import LINES
+from gateway.core.records import LedgerRow, Refusal
+from gateway.core.status import BucketStatus, LimitsStatus
+from gateway.core.usage import CACHE_READS_PER_TOKEN
+
+HISTORY_DAYS = 30
+
+REFUSALS = {
+    Refusal.INACTIVE: "The key was disabled or had expired",
+    Refusal.MODEL: "The key may not use the model",
+    Refusal.SIZE: "The request alone was larger than a budget",
+    Refusal.BUDGET: "A budget was used up or too full",
+    Refusal.CONCURRENCY: "Too many requests were running",
+    Refusal.REQUESTS: "Too many requests in a minute",
+    Refusal.TOKENS: "Too many tokens in a minute",
+}
+
+STATUSES = {
+    499: "client left early",
+    500: "failed, or cut off by a restart of the gateway",
+    502: "provider's answer broke off",
+    503: "not available, or the gateway stopped",
+    504: "provider stopped sending",
+}
+"""What the statuses mean that the gateway itself may give; the rest is told by class."""
+
+STATUS_CLASSES = {2: "answered", 3: "redirected", 4: "refused by the provider", 5: "failed at the provider"}
+
+TIME_COLUMNS = frozenset({"created", "expires", "last_used"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    heading: str
+    is_number: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Each row's first cell is its heading."""
+
+    name: str
+    """Its id in the page."""
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    empty: str = ""
+    """Stands in place of a table without rows."""
+
+
+_SUMMARY_COLUMNS = (
+    Column("Requests", True),
+    Column("Input", True),
+    Column("Output", True),
+    Column("Cache write", True),
+    Column("Cache read", True),
+    Column("Counted", True),
+)
+
+_REQUEST_COLUMNS = (
+    Column("Began (UTC)"),
+    Column("No.", True),
+    Column("Model"),
+    Column("Status"),
+    Column("Took", True),
+    Column("Input", True),
+    Column("Output", True),
+    Column("Cache write", True),
+    Column("Cache read", True),
+    Column("Counted", True),
+    Column("Counts from"),
+)
+"""The columns of the ledger besides `key`, which is the page's subject, and the charge made from them."""
+
+
+def history_start(now_ms: int) -> int:
+    """The beginning of the first day of the histories, so that every day in them is whole but today."""
+    return now_ms - now_ms % DAY_MS - (HISTORY_DAYS - 1) * DAY_MS
+
+
+def history_tables(account: Account) -> tuple[Table, ...]:
+    """What was used by model, by day and by status."""
+    last = f"the last {HISTORY_DAYS} days"
+    by_status = ((_status_text(int(row.label)), row) for row in account.by_status)
+    return (
+        _summary_table("by-model", f"By model, {last}", "Model", ((row.label, row) for row in account.by_model)),
+        _summary_table(
+            "by-day", f"By day (UTC), {last}", "Day", ((row.label, row) for row in account.by_day[::-1])
+        ),
+        _summary_table("by-status", f"By status, {last}", "Status", by_status),
+    )
+
+
+def request_table(name: str, caption: str, rows: Iterable[LedgerRow], empty: str) -> Table:
+    return Table(
+        name=name,
+        caption=caption,
+        columns=_REQUEST_COLUMNS,
+        rows=tuple(_request_cells(row) for row in rows),
+        empty=empty,
+    )
+
+
+def rate_table(limits: LimitsStatus, now_ms: int) -> Table:
+    at_once = "no limit" if limits.concurrency is None else show_count(limits.concurrency)
+    return Table(
+        name="rates",
+        caption="Limits per minute, and on requests that run at once",
+        columns=(Column("Limit"), Column("At most", True), Column("Now"), Column("Full again")),
+        rows=(
+            ("Requests per minute", *_rate_cells(limits.requests, now_ms)),
+            ("Tokens per minute", *_rate_cells(limits.tokens, now_ms)),
+            ("Requests at once", at_once, f"{show_count(limits.running)} running", "–"),
+        ),
+    )
+
+
+def total_table(record: KeyRecord) -> Table:
+    return Table(
+        name="totals",
+        caption=f"All {show_count(record.total_requests)} requests that have ended",
+        columns=(Column("Tokens"), Column("Number", True), Column("Counts against budgets")),
+        rows=(
+            ("Input", show_count(record.total_input), "in full"),
+            ("Output", show_count(record.total_output), "in full"),
+            ("Cache write", show_count(record.total_cache_write), "in full"),
+            ("Cache read", show_count(record.total_cache_read), f"1 for every {CACHE_READS_PER_TOKEN}"),
+            ("Counted in all", show_count(record.total_charge), ""),
+        ),
+    )
+
+
+def refusal_table(record: KeyRecord) -> Table:
+    return Table(
+        name="refused",
+        caption="Requests that the gateway refused since the key was made",
+        columns=(Column("Why"), Column("Requests", True)),
+        rows=tuple((text, show_count(record.refused(reason))) for reason, text in REFUSALS.items()),
+    )
+
+
+def record_tables(record: KeyRecord) -> tuple[Table, ...]:
+    """Every column of the key's own rows, outside the ledger, with its line of the policy."""
+    return (
+        _record_table("key", "The key", record.columns()),
+        *(
+            _record_table("secret", f"Secret {secret.prefix}", secret_columns(secret), number)
+            for number, secret in enumerate(record.secrets, start=1)
+        ),
+        *(
+            _record_table(
+                "budget",
+                f"Budget {show_budget(budget.tokens, budget.window_ms)}",
+                budget_columns(record.id, budget),
+                number,
+            )
+            for number, budget in enumerate(record.budgets, start=1)
+        ),
+    )
+
+
+def show_count(count: int) -> str:
+    return f"{count:,}"
+
+
+def show_latency(latency_ms: int | None) -> str:
+    """`840 ms`, `12.3 s`."""
+    if latency_ms is None:
+        return "not known"
+    return f"{latency_ms:,} ms" if latency_ms < 10 * SECOND_MS else f"{latency_ms / SECOND_MS:,.1f} s"
+
+
+def _summary_table(name: str, caption: str, heading: str, rows: Iterable[tuple[str, SummaryRow]]) -> Table:
+    return Table(
+        name=name,
+        caption=caption,
+        columns=(Column(heading), *_SUMMARY_COLUMNS),
+        rows=tuple((label, *_summary_cells(row)) for label, row in rows),
+        empty="No requests in this time.",
+    )
+
+
+def _summary_cells(row: SummaryRow) -> tuple[str, ...]:
+    usage = row.usage
+    counts = (row.requests, usage.input, usage.output, usage.cache_write, usage.cache_read, row.charge)
+    return tuple(show_count(count) for count in counts)
+
+
+def _request_cells(row: LedgerRow) -> tuple[str, ...]:
+    usage = row.usage
+    counts = (usage.input, usage.output, usage.cache_write, usage.cache_read, usage.charge)
+    return (
+        from_ms(row.started).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+        str(row.sequence),
+        row.model,
+        "running" if row.status is None else _status_text(row.status),
+        show_latency(row.latency_ms),
+        *(show_count(count) for count in counts),
+        "estimate" if row.estimated else "provider",
+    )
+
+
+def _status_text(status: int) -> str:
+    return f"{status} {STATUSES.get(status) or STATUS_CLASSES.get(status // 100, 'unusual')}"
+
+
+def _rate_cells(bucket: BucketStatus | None, now_ms: int) -> tuple[str, str, str]:
+    if bucket is None:
+        return "no limit", "–", "–"
+    owed = f"{show_count(-bucket.level)} owed: requests wait" if bucket.level < 0 else ""
+    full = "now" if bucket.full_at_ms <= now_ms else f"in {show_wait(bucket.full_at_ms - now_ms)}"
+    return show_count(bucket.per_minute), owed or f"{show_count(bucket.level)} free", full
+
+
+def _record_table(table: str, caption: str, columns: Row, number: int = 0) -> Table:
+    return Table(
+        name=f"record-{table}-{number}",
+        caption=caption,
+        columns=(Column("Column"), Column("Value"), Column("What it is")),
+        rows=tuple(
+            (f"{table}.{column}", _show_value(column, value), LINES[table, column])
+            for column, value in columns.items()
+        ),
+    )
+
+
+def _show_value(column: str, value: int | str | None) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, str) or column in ("id", "key"):
+        return str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if column == "window":
+        return show_duration(value)
+    return show_time(value) if column in TIME_COLUMNS else show_count(value)

@@ -1,0 +1,130 @@
+"""What may cross the gateway: endpoints, headers and query parameters, each list a constant in this one place.
+
+A path or query that a client sends never becomes part of an upstream address: it picks one endpoint out of the
+closed list below, and the upstream's address is built from that endpoint's own constant.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from urllib.parse import parse_qsl, urlencode
+
+from gateway.core.errors import BadRequest
+
+
+class Endpoint(Enum):
+    """The upstream endpoints that the gateway relays: method and path."""
+
+    MESSAGES = ("POST", "/v1/messages")
+    COUNT_TOKENS = ("POST", "/v1/messages/count_tokens")
+    MODELS = ("GET", "/v1/models")
+    MODEL = ("GET", "/v1/models/{model_id}")
+
+    def __init__(self, method: str, path: str) -> None:
+        self.method = method
+        self.path = path
+
+    @property
+    def is_metered(self) -> bool:
+        """Whether it runs a model: then it is held against the limits and leaves a row in the ledger."""
+        return self is Endpoint.MESSAGES
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The canonical path, and those that clients with another idea of the base address make of it."""
+        return (self.path, self.path.removeprefix("/v1"), f"/v1{self.path}")
+
+
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}", re.ASCII)
+"""What a model's name in a path may look like: nothing that means anything in an address."""
+
+REQUEST_HEADERS = frozenset(
+    {
+        "accept",
+        "content-type",
+        "idempotency-key",
+        "openai-beta",
+        "originator",
+        "session-id",
+        "thread-id",
+        "user-agent",
+        "x-app",
+        "x-client-request-id",
+    }
+)
+REQUEST_HEADER_PREFIXES = ("anthropic-", "x-anthropic-", "x-claude-code-", "x-codex-", "x-stainless-")
+
+ANSWER_HEADERS = frozenset(
+    {
+        "cache-control",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "openai-processing-ms",
+        "openai-version",
+        "request-id",
+        "retry-after",
+        "retry-after-ms",
+        "x-request-id",
+        "x-should-retry",
+    }
+)
+ANSWER_HEADER_PREFIXES = ("anthropic-",)
+WITHHELD_ANSWER_HEADER_PREFIXES = (
+    "anthropic-organization",
+    "anthropic-workspace",
+    "anthropic-ratelimit",
+    "anthropic-priority",
+    "anthropic-fast",
+)
+"""They name the operator's account, or tell of its limits and not of the key's."""
+
+QUERY_PARAMETERS: Mapping[Endpoint, frozenset[str]] = {
+    Endpoint.MESSAGES: frozenset({"beta"}),
+    Endpoint.COUNT_TOKENS: frozenset({"beta"}),
+    Endpoint.MODELS: frozenset({"beta", "limit", "after_id", "before_id", "lifecycle"}),
+    Endpoint.MODEL: frozenset({"beta"}),
+}
+_QUERY_VALUE = re.compile(r"[A-Za-z0-9._:@=-]{1,256}", re.ASCII)
+
+Headers = Iterable[tuple[str, str]]
+
+
+def request_headers(headers: Headers) -> list[tuple[str, str]]:
+    """Of a client's headers, those that the upstream may see; names in lower case, order and repetition kept."""
+    kept = [
+        (lower, value)
+        for name, value in headers
+        if (lower := name.lower()) in REQUEST_HEADERS or lower.startswith(REQUEST_HEADER_PREFIXES)
+    ]
+    # An answer that comes compressed could not be metered without unpacking it on the way.
+    kept.append(("accept-encoding", "identity"))
+    return kept
+
+
+def answer_headers(headers: Headers) -> list[tuple[str, str]]:
+    """Of an upstream's headers, those that the client may see."""
+    return [
+        (lower, value)
+        for name, value in headers
+        if (lower := name.lower()) in ANSWER_HEADERS
+        or (lower.startswith(ANSWER_HEADER_PREFIXES) and not lower.startswith(WITHHELD_ANSWER_HEADER_PREFIXES))
+    ]
+
+
+def upstream_query(endpoint: Endpoint, raw_query: str) -> str:
+    """The protocol's own parameters out of a client's query, encoded anew; others are dropped.
+
+    Raises `BadRequest` for a parameter with a value that no client of the protocol sends, and for a key in
+    the address, where proxies and histories would keep it.
+    """
+    if not raw_query:
+        return ""
+    if "sk-ant-" in raw_query:
+        raise BadRequest("The API key belongs in the x-api-key or authorization header, never in the address.")
+    allowed = QUERY_PARAMETERS[endpoint]
+    kept = [(name, value) for name, value in parse_qsl(raw_query, max_num_fields=None) if name in allowed]
+    for name, value in kept:
+        if not _QUERY_VALUE.fullmatch(value):
+            raise BadRequest(f"The query parameter {name} has a value that makes no sense.")
+    return urlencode(kept)

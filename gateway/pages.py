@@ -1,0 +1,231 @@
+"""The pages for people: landing, Check Usage with its exports, privacy.
+
+A key is typed into a form and sent by POST, or stands in a header; never in an address, never on a page. Links
+that lead on from a key's page carry a view ticket (core/tickets.py). Every template is compiled at start.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import aiosqlite
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from gateway import exports, reports
+from gateway.core import policy, views
+from gateway.core.account import Account, Grouping, KeyRecord, SummaryRow
+from gateway.core.errors import BadRequest, GatewayError, InvalidKey
+from gateway.core.records import Key, KeyRow
+from gateway.core.status import LimitsStatus
+from gateway.core.tickets import Tickets
+from gateway.core.usage_tables import history_start
+from gateway.forms import check_address, header_key, read_typed_key
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    ),
+}
+"""On every page and export: nothing is cached, embedded or loaded from elsewhere, and no script runs."""
+
+STYLE_HEADERS = PAGE_HEADERS | {"Cache-Control": "public, max-age=86400"}
+"""The stylesheet may be cached: its address changes with its content."""
+
+ROWS_PER_PAGE = 100
+
+
+class PageSettings(Protocol):
+    """What the pages say about this installation; '' = not configured."""
+
+    @property
+    def public_url(self) -> str: ...
+    @property
+    def contact(self) -> str: ...
+    @property
+    def service_name(self) -> str: ...
+
+
+class Pages:
+    """The handlers. `reader` is a connection that only the pages use: a long report then delays nobody else."""
+
+    def __init__(
+        self,
+        *,
+        settings: PageSettings,
+        reader: aiosqlite.Connection,
+        authenticate: Callable[[str], Awaitable[Key]],
+        limits_status: Callable[[KeyRow], LimitsStatus],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`authenticate` proves a typed key, whether it is usable or not, or raises a `GatewayError`."""
+        self._settings = settings
+        self._reader = reader
+        self._authenticate = authenticate
+        self._limits_status = limits_status
+        self._now_ms = now_ms
+        self._tickets = Tickets()
+        self._style = (TEMPLATES / "style.css").read_bytes()
+        self._templates = _compile_templates(settings, hashlib.sha256(self._style).hexdigest()[:12])
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.landing),
+            web.get("/usage", self.usage_form),
+            web.post("/usage", self.usage),
+            web.get("/usage.json", self.usage_json, allow_head=False),
+            web.get("/usage.csv", self.usage_csv, allow_head=False),
+            web.get("/privacy", self.privacy),
+            web.get("/static/style.css", self.stylesheet),
+        ]
+
+    async def landing(self, request: web.Request) -> web.Response:
+        return self._page("landing.html", origin=self._origin(request))
+
+    async def privacy(self, _: web.Request) -> web.Response:
+        tables = policy.describe(await reports.read_columns(self._reader))
+        return self._page("privacy.html", tables=tables, last_updated=policy.LAST_UPDATED)
+
+    async def stylesheet(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._style, content_type="text/css", charset="utf-8", headers=STYLE_HEADERS)
+
+    async def usage_form(self, request: web.Request) -> web.Response:
+        """The form; or, with a ticket, the data that it opens."""
+        return await self._or_form(request, self._linked_view(request))
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """The data of the key that was typed into the form."""
+        return await self._or_form(request, self._typed_view(request))
+
+    async def usage_json(self, request: web.Request) -> web.StreamResponse:
+        record = await self._owned_record(request)
+        rows = reports.stream_rows(self._reader, record.id)
+        pieces = exports.json_pieces(record, self._limits_status(record.id), rows)
+        return await _send_file(request, "opusmax-usage.json", "application/json", pieces)
+
+    async def usage_csv(self, request: web.Request) -> web.StreamResponse:
+        record = await self._owned_record(request)
+        pieces = exports.csv_pieces(reports.stream_rows(self._reader, record.id))
+        return await _send_file(request, "opusmax-usage.csv", "text/csv; charset=utf-8", pieces)
+
+    async def _or_form(self, request: web.Request, view: Awaitable[web.Response]) -> web.Response:
+        """A refusal is told above the form, where the key can be typed again."""
+        try:
+            return await view
+        except GatewayError as error:
+            return self._form(request, error)
+
+    def _form(self, request: web.Request, error: GatewayError | None = None) -> web.Response:
+        message = error.message if error else ""
+        response = self._page("usage_form.html", error=message, origin=self._origin(request))
+        if error:
+            response.set_status(error.status)
+            if error.retry_after_seconds is not None:
+                response.headers["Retry-After"] = str(error.retry_after_seconds)
+        return response
+
+    async def _typed_view(self, request: web.Request) -> web.Response:
+        check_address(request)
+        key = await self._authenticate(await read_typed_key(request))
+        record = await self._record(key.row)
+        return await self._overview(record, self._tickets.issue(record.id, self._now_ms()))
+
+    async def _linked_view(self, request: web.Request) -> web.Response:
+        check_address(request)
+        if "ticket" not in request.query:
+            return self._form(request)
+        ticket = request.query["ticket"]
+        record = await self._ticket_record(ticket)
+        if "before" not in request.query:
+            return await self._overview(record, ticket)
+        before = views.parse_position(request.query["before"])
+        if before is None:
+            raise BadRequest("This link is not complete. Type the API key again.")
+        rows = await reports.read_page(self._reader, record.id, before=before, limit=ROWS_PER_PAGE)
+        view = views.requests_view(rows, ticket=ticket)
+        return self._page("usage_requests.html", name=record.name, view=view)
+
+    async def _overview(self, record: KeyRecord, ticket: str) -> web.Response:
+        account = await self._read_account(record)
+        rows = await reports.read_page(self._reader, record.id, before=None, limit=ROWS_PER_PAGE)
+        return self._page("usage.html", view=views.usage_view(account, rows, ticket=ticket, now_ms=self._now_ms()))
+
+    async def _read_account(self, record: KeyRecord) -> Account:
+        return Account(
+            record=record,
+            limits=self._limits_status(record.id),
+            running=tuple(await reports.read_running(self._reader, record.id)),
+            by_model=await self._history(record.id, Grouping.MODEL),
+            by_day=await self._history(record.id, Grouping.DAY),
+            by_status=await self._history(record.id, Grouping.STATUS),
+            latencies=await reports.read_latencies(self._reader, record.id),
+        )
+
+    async def _history(self, key: KeyRow, by: Grouping) -> tuple[SummaryRow, ...]:
+        since = history_start(self._now_ms())
+        return tuple(await reports.summarise(self._reader, key=key, since=since, by=by))
+
+    async def _owned_record(self, request: web.Request) -> KeyRecord:
+        """The record of the key whose ticket is in the address or that stands in a header."""
+        check_address(request)
+        if "ticket" in request.query:
+            return await self._ticket_record(request.query["ticket"])
+        key = await self._authenticate(header_key(request))
+        return await self._record(key.row)
+
+    async def _ticket_record(self, ticket: str) -> KeyRecord:
+        key = self._tickets.redeem(ticket, self._now_ms())
+        if key is None:
+            raise InvalidKey("This view has ended: it lasts 15 minutes. Type the API key again.")
+        return await self._record(key)
+
+    async def _record(self, key: KeyRow) -> KeyRecord:
+        record = await reports.read_record(self._reader, key)
+        if record is None:
+            raise InvalidKey("This API key has been deleted, and all data about it.")
+        return record
+
+    def _origin(self, request: web.Request) -> str:
+        return views.own_origin(self._settings.public_url, request.host, is_secure=request.secure)
+
+    def _page(self, template: str, **values: object) -> web.Response:
+        text = self._templates[template].render(values)
+        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
+
+
+async def _send_file(
+    request: web.Request, name: str, content_type: str, pieces: AsyncIterator[bytes]
+) -> web.StreamResponse:
+    """Sends the pieces as they are made; a reader who goes away ends it."""
+    response = web.StreamResponse(headers=PAGE_HEADERS)
+    response.headers["Content-Type"] = content_type
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    with suppress(ConnectionResetError):
+        await response.prepare(request)
+        async for piece in pieces:
+            await response.write(piece)
+        await response.write_eof()
+    return response
+
+
+def _compile_templates(settings: PageSettings, style_version: str) -> dict[str, Template]:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        auto_reload=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["site"] = views.site_view(settings.service_name, settings.contact, style_version)
+    return {name: environment.get_template(name) for name in environment.list_templates(extensions=["html"])}

@@ -1,0 +1,177 @@
+"""The straight path of a request: authenticate, parse, reserve, forward, stream and meter, settle, last bytes.
+
+Bytes pass as they come, in both directions. What completes an answer for the client - the chunk with the protocol's
+terminal event, the last byte of its Content-Length, or its end - waits until the usage is on disk. An answer that
+breaks upstream breaks for the client: it is never ended as if it were whole.
+"""
+
+import asyncio
+import socket
+import struct
+
+from aiohttp import web
+
+from gateway.admission import Admission
+from gateway.auth import Authenticator
+from gateway.core import wire
+from gateway.core.errors import BodyTooLarge, ClientLeft, Unavailable, UnknownPath, UnsupportedBody
+from gateway.core.estimate import Estimator
+from gateway.core.metering import Meter, meter_for
+from gateway.core.parsing import parse_count_tokens, parse_messages
+from gateway.core.wire import Endpoint
+from gateway.reservation import Reservation
+from gateway.upstream import Answer, Upstream
+
+COMMIT_SECONDS = 10
+"""How long an answer waits for a disk that does not take its usage."""
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Relay:
+    """The handlers of everything that goes to the provider."""
+
+    def __init__(
+        self, authenticator: Authenticator, admission: Admission, upstream: Upstream, estimator: Estimator
+    ) -> None:
+        self._authenticator = authenticator
+        self._admission = admission
+        self._upstream = upstream
+        self._estimator = estimator
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/messages`: the metered one."""
+        query = wire.upstream_query(Endpoint.MESSAGES, request.rel_url.raw_query_string)
+        key = await self._authenticator.authenticate(request.headers.items())
+        self._admission.check_open()
+        body = await _read_body(request)
+        parsed = parse_messages(body, self._estimator)
+        with self._admission.reserve(key, parsed) as reservation:
+            headers = wire.request_headers(request.headers.items())
+            async with self._upstream.send(Endpoint.MESSAGES, headers, query, body) as answer:
+                meter = meter_for(parsed.hold, answer.status, answer.content_type, answer.content_encoding)
+                limits = reservation.begin(answer.status, meter)
+                await _committed(reservation.on_ledger)
+                response = _begin_response(answer, limits)
+                await _stream(request, response, answer, meter, reservation)
+        return response
+
+    async def count_tokens(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/messages/count_tokens`: free upstream, so paced and not recorded."""
+        query = wire.upstream_query(Endpoint.COUNT_TOKENS, request.rel_url.raw_query_string)
+        key = await self._authenticator.authenticate(request.headers.items())
+        self._admission.pace_lookup(key)
+        body = await _read_body(request)
+        self._admission.check_model(key, parse_count_tokens(body).model)
+        headers = wire.request_headers(request.headers.items())
+        async with self._upstream.send(Endpoint.COUNT_TOKENS, headers, query, body) as answer:
+            return await _pass_on(request, answer)
+
+    async def models(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/models` and `/v1/models/{id}`: free, so paced and not recorded."""
+        model_id = request.match_info.get("model_id", "")
+        endpoint = Endpoint.MODEL if model_id else Endpoint.MODELS
+        query = wire.upstream_query(endpoint, request.rel_url.raw_query_string)
+        key = await self._authenticator.authenticate(request.headers.items())
+        self._admission.pace_lookup(key)
+        if model_id:
+            if not wire.MODEL_ID.fullmatch(model_id):
+                raise UnknownPath("model: there is none with such a name.")
+            self._admission.check_model(key, model_id)
+        headers = wire.request_headers(request.headers.items())
+        async with self._upstream.send(endpoint, headers, query, model_id=model_id) as answer:
+            return await _pass_on(request, answer)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """The body as it came. What the server would decode on the way is refused before it is read."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedBody("The request body must not be encoded: send it without content-encoding.")
+    if request.content_type != "application/json" and "content-type" in request.headers:
+        raise UnsupportedBody("The request body must be JSON: send it with content-type: application/json.")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        del error  # it quotes sizes only, but nothing of it is needed
+        raise BodyTooLarge("The request body is larger than this server takes.") from None
+
+
+def _begin_response(answer: Answer, limits: dict[str, str]) -> web.StreamResponse:
+    """The head of the answer to the client. Without a Content-Length it goes out chunked."""
+    response = web.StreamResponse(status=answer.status)
+    for name, value in wire.answer_headers(answer.headers):
+        response.headers.add(name, value)
+    response.headers.update(limits)
+    response.headers["server"] = "opusmax"
+    if answer.content_type.startswith("text/event-stream"):
+        response.headers["x-accel-buffering"] = "no"  # a proxy in front must not gather events
+        response.headers.setdefault("cache-control", "no-cache, no-transform")
+    return response
+
+
+async def _stream(
+    request: web.Request, response: web.StreamResponse, answer: Answer, meter: Meter, reservation: Reservation
+) -> None:
+    """Pass the body on, show it to the meter, and hold back what completes it until its usage is safe."""
+    missing = answer.content_length
+    try:
+        await response.prepare(request)
+        async for chunk in answer.chunks():
+            meter.feed(chunk)
+            if missing is not None:
+                missing -= len(chunk)
+            if meter.is_complete or missing == 0:
+                await _committed(reservation.settle())
+            await _write(response, chunk)
+        await _committed(reservation.settle())
+        await response.write_eof()
+    except BaseException:
+        _break_connection(request)
+        raise
+
+
+async def _pass_on(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Pass on an answer that costs nothing."""
+    response = _begin_response(answer, {})
+    try:
+        await response.prepare(request)
+        async for chunk in answer.chunks():
+            await _write(response, chunk)
+        await response.write_eof()
+    except BaseException:
+        _break_connection(request)
+        raise
+    return response
+
+
+async def _write(response: web.StreamResponse, chunk: bytes) -> None:
+    try:
+        await response.write(chunk)
+    except ConnectionError:
+        raise ClientLeft("The client closed the connection.") from None
+
+
+async def _committed(commit: asyncio.Future[None]) -> None:
+    """Wait for the ledger. Raises `Unavailable` if the disk does not take the row in time."""
+    if commit.done():
+        return
+    try:
+        async with asyncio.timeout(COMMIT_SECONDS):
+            await commit
+    except TimeoutError:
+        raise Unavailable("Usage cannot be recorded just now.") from None
+
+
+def _break_connection(request: web.Request) -> None:
+    """Let the client see that the answer is not whole.
+
+    With chunks or a length, a close that comes too early shows. An HTTP/1.0 client takes any close for the end, so
+    it gets a reset.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    if request.version < (1, 1):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        transport.abort()
+    else:
+        transport.close()

@@ -1,0 +1,223 @@
+"""Reading the ledger for people: summaries, pages of requests, everything held on one key.
+
+Every function is one short read or a few of them, so that no snapshot stays open: an open one would keep the
+write-ahead log from being emptied. The ledger is clustered by key and time; each statement reads one stretch
+of it.
+"""
+
+from collections.abc import AsyncIterator
+from sqlite3 import Row
+from typing import Any
+
+import aiosqlite
+
+from gateway.core.account import (
+    Grouping,
+    KeyRecord,
+    Latencies,
+    LedgerPage,
+    Position,
+    SecretRecord,
+    SummaryRow,
+)
+from gateway.core.records import Budget, KeyRow, LedgerRow
+from gateway.core.usage import CACHE_READS_PER_TOKEN, Usage
+
+__all__ = [
+    "Grouping",
+    "SummaryRow",
+    "read_columns",
+    "read_latencies",
+    "read_page",
+    "read_record",
+    "read_rows",
+    "read_running",
+    "stream_rows",
+    "summarise",
+]
+
+LATENCY_SAMPLE = 10_000
+"""Requests behind a percentile: enough for a steady p95, few enough to sort at once."""
+EXPORT_BATCH = 500
+"""Rows read at a time for an export: some milliseconds of work between two looks at other connections."""
+MOST_RUNNING_SHOWN = 1_000
+_NEWEST = Position(started=2**63 - 1, sequence=0)
+
+# `key` comes first (CROSS JOIN fixes the order) so that each key's stretch of the ledger is found by seeking.
+SUMMARISE_REQUESTS = """
+SELECT CASE :by
+         WHEN 'day' THEN strftime('%Y-%m-%d', started / 1000, 'unixepoch')
+         WHEN 'hour' THEN strftime('%Y-%m-%d %H:00', started / 1000, 'unixepoch')
+         WHEN 'model' THEN model
+         WHEN 'status' THEN CAST(status AS TEXT)
+         ELSE name
+       END AS label,
+       count(*),
+       sum(input),
+       sum(output),
+       sum(cache_write),
+       sum(cache_read),
+       sum(input + cache_write + output + (cache_read + :reads - 1) / :reads) AS charge
+  FROM key
+ CROSS JOIN request ON request.key = key.id
+ WHERE (:key IS NULL OR key.id = :key)
+   AND started >= :since
+   AND status IS NOT NULL
+ GROUP BY label
+ ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END, charge DESC, label
+"""
+
+SELECT_REQUESTS = """
+SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated
+  FROM request
+ WHERE key = ?
+   AND (started, sequence) < (?, ?)
+ ORDER BY started DESC, sequence DESC
+ LIMIT ?
+"""
+
+SELECT_RUNNING = """
+SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated
+  FROM request
+ WHERE key = ?
+   AND status IS NULL
+ ORDER BY started DESC, sequence DESC
+ LIMIT ?
+"""
+
+SELECT_LATENCIES = """
+SELECT latency
+  FROM (SELECT latency
+          FROM request
+         WHERE key = ?
+           AND latency IS NOT NULL
+         ORDER BY started DESC, sequence DESC
+         LIMIT ?)
+ ORDER BY latency
+"""
+
+# All columns, so that one added to the schema cannot be left out in silence: KeyRecord refuses it.
+SELECT_KEY = "SELECT * FROM key WHERE id = ?"
+
+SELECT_SECRETS = "SELECT key, key_id, prefix, created, expires FROM secret WHERE key = ? ORDER BY created DESC"
+
+SELECT_BUDGETS = "SELECT tokens, window FROM budget WHERE key = ? ORDER BY ifnull(window, 9e18)"
+
+SELECT_COLUMNS = """
+SELECT tables.name, columns.name
+  FROM sqlite_schema AS tables
+  JOIN pragma_table_xinfo(tables.name) AS columns
+ WHERE tables.type = 'table'
+   AND tables.name NOT LIKE 'sqlite~_%' ESCAPE '~'
+ ORDER BY tables.rowid, columns.cid
+"""
+
+
+async def summarise(
+    connection: aiosqlite.Connection, *, key: KeyRow | None, since: int, by: Grouping
+) -> list[SummaryRow]:
+    """What settled requests since a time used, added up; `key=None`: those of all keys.
+
+    Days and hours come in the order of time, everything else by charge, the largest first.
+    """
+    bound = {"by": by.value, "key": key, "since": since, "reads": CACHE_READS_PER_TOKEN}
+    return [
+        SummaryRow(
+            label=label,
+            requests=requests,
+            usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
+            charge=charge,
+        )
+        for label, requests, used, output, cache_write, cache_read, charge in await connection.execute_fetchall(
+            SUMMARISE_REQUESTS, bound
+        )
+    ]
+
+
+async def read_rows(
+    connection: aiosqlite.Connection, key: KeyRow, *, before: Position | None, limit: int
+) -> list[LedgerRow]:
+    """At most `limit` requests of a key, newest first; with `before`, only those older than that one."""
+    start = before or _NEWEST
+    rows = await connection.execute_fetchall(SELECT_REQUESTS, (key, start.started, start.sequence, limit))
+    return [_ledger_row(row) for row in rows]
+
+
+async def read_page(
+    connection: aiosqlite.Connection, key: KeyRow, *, before: Position | None, limit: int
+) -> LedgerPage:
+    """`read_rows`, with the place where the next page begins."""
+    rows = await read_rows(connection, key, before=before, limit=limit + 1)
+    shown = tuple(rows[:limit])
+    older = Position(started=shown[-1].started, sequence=shown[-1].sequence) if len(rows) > limit else None
+    return LedgerPage(rows=shown, older=older)
+
+
+async def stream_rows(connection: aiosqlite.Connection, key: KeyRow) -> AsyncIterator[list[LedgerRow]]:
+    """All requests of a key, newest first, in batches; each batch is a read of its own."""
+    before: Position | None = None
+    while rows := await read_rows(connection, key, before=before, limit=EXPORT_BATCH):
+        yield rows
+        before = Position(started=rows[-1].started, sequence=rows[-1].sequence)
+
+
+async def read_running(connection: aiosqlite.Connection, key: KeyRow) -> list[LedgerRow]:
+    """The requests of a key that are in flight, with what each holds; newest first."""
+    return [
+        _ledger_row(row) for row in await connection.execute_fetchall(SELECT_RUNNING, (key, MOST_RUNNING_SHOWN))
+    ]
+
+
+async def read_latencies(connection: aiosqlite.Connection, key: KeyRow) -> Latencies:
+    """The percentiles over the newest requests whose latency is known."""
+    rows = await connection.execute_fetchall(SELECT_LATENCIES, (key, LATENCY_SAMPLE))
+    ascending = [row[0] for row in rows]
+    return Latencies(requests=len(ascending), p50_ms=_percentile(ascending, 50), p95_ms=_percentile(ascending, 95))
+
+
+async def read_record(connection: aiosqlite.Connection, key: KeyRow) -> KeyRecord | None:
+    """All that is held on a key besides its requests; `None`: there is no such key."""
+    async with connection.execute(SELECT_KEY, (key,)) as cursor:
+        row = await cursor.fetchone()
+        names = [column[0] for column in cursor.description]
+    if row is None:
+        return None
+    values: dict[str, Any] = dict(zip(names, row, strict=True))
+    values["disabled"] = bool(values["disabled"])
+    return KeyRecord(
+        **values,
+        secrets=tuple(
+            SecretRecord(key=key, key_id=key_id, prefix=prefix, created=created, expires=expires)
+            for _, key_id, prefix, created, expires in await connection.execute_fetchall(SELECT_SECRETS, (key,))
+        ),
+        budgets=tuple(
+            Budget(tokens=tokens, window_ms=window)
+            for tokens, window in await connection.execute_fetchall(SELECT_BUDGETS, (key,))
+        ),
+    )
+
+
+async def read_columns(connection: aiosqlite.Connection) -> list[tuple[str, str]]:
+    """Each (table, column) of the database as it is now, in the schema's order."""
+    return [(table, column) for table, column in await connection.execute_fetchall(SELECT_COLUMNS)]
+
+
+def _ledger_row(row: Row) -> LedgerRow:
+    key, started, sequence, model, status, latency, used, output, cache_write, cache_read, estimated = row
+    return LedgerRow(
+        key=KeyRow(key),
+        started=started,
+        sequence=sequence,
+        model=model,
+        status=status,
+        latency_ms=latency,
+        usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
+        estimated=bool(estimated),
+    )
+
+
+def _percentile(ascending: list[int], percent: int) -> int | None:
+    """By nearest rank: the smallest value that `percent` of all do not exceed."""
+    if not ascending:
+        return None
+    return ascending[-(-len(ascending) * percent // 100) - 1]
