@@ -26,7 +26,7 @@ from pathlib import Path
 import aiosqlite
 
 from gateway.core.records import Key
-from gateway.database import BUSY_TIMEOUT_MS, FileLock, transaction
+from gateway.database import BUSY_TIMEOUT_MS, DatabaseError, FileLock, transaction
 from gateway.keystore import KeyGone
 from gateway.traces import SearchedFile, row_traces, search
 
@@ -68,7 +68,7 @@ SHORTEST_NAME_SEARCHED = 6
 _INTERRUPTED = "the key is deleted but not erased yet: {}; the server, or `key delete` of any key, finishes it"
 
 
-class ErasureError(Exception):
+class ErasureError(DatabaseError):
     """The erasure is not complete; the message tells the operator why and what to do."""
 
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from gateway import exports, reports
 from gateway.core import policy, views
-from gateway.core.account import Account, Grouping, KeyRecord, SummaryRow
+from gateway.core.account import Account, KeyRecord
 from gateway.core.errors import BadRequest, GatewayError, InvalidKey
 from gateway.core.records import Key, KeyRow
 from gateway.core.status import LimitsStatus
@@ -161,19 +161,14 @@ class Pages:
         return self._page("usage.html", view=views.usage_view(account, rows, ticket=ticket, now_ms=self._now_ms()))
 
     async def _read_account(self, record: KeyRecord) -> Account:
+        since = history_start(self._now_ms())
         return Account(
             record=record,
             limits=self._limits_status(record.id),
             running=tuple(await reports.read_running(self._reader, record.id)),
-            by_model=await self._history(record.id, Grouping.MODEL),
-            by_day=await self._history(record.id, Grouping.DAY),
-            by_status=await self._history(record.id, Grouping.STATUS),
+            history=tuple(await reports.read_history(self._reader, record.id, since=since)),
             latencies=await reports.read_latencies(self._reader, record.id),
         )
-
-    async def _history(self, key: KeyRow, by: Grouping) -> tuple[SummaryRow, ...]:
-        since = history_start(self._now_ms())
-        return tuple(await reports.summarise(self._reader, key=key, since=since, by=by))
 
     async def _owned_record(self, request: web.Request) -> KeyRecord:
         """The record of the key whose ticket is in the address or that stands in a header."""

@@ -5,16 +5,17 @@ terminal event, the last byte of its Content-Length, or its end - waits until th
 breaks upstream breaks for the client: it is never ended as if it were whole.
 """
 
-import asyncio
 import socket
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.core import wire
-from gateway.core.errors import BodyTooLarge, ClientLeft, Unavailable, UnknownPath, UnsupportedBody
+from gateway.core.errors import BodyTooLarge, ClientLeft, UnknownPath, UnsupportedBody
 from gateway.core.estimate import Estimator
 from gateway.core.metering import Meter, meter_for
 from gateway.core.parsing import parse_count_tokens, parse_messages
@@ -22,8 +23,6 @@ from gateway.core.wire import Endpoint
 from gateway.reservation import Reservation
 from gateway.upstream import Answer, Upstream
 
-COMMIT_SECONDS = 10
-"""How long an answer waits for a disk that does not take its usage."""
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -45,14 +44,18 @@ class Relay:
         self._admission.check_open()
         body = await _read_body(request)
         parsed = parse_messages(body, self._estimator)
-        with self._admission.reserve(key, parsed) as reservation:
-            headers = wire.request_headers(request.headers.items())
-            async with self._upstream.send(Endpoint.MESSAGES, headers, query, body) as answer:
+        headers = wire.request_headers(request.headers.items())
+        response = web.StreamResponse()
+        with _whole_or_broken(request, response):
+            async with (
+                self._admission.reserve(key, parsed) as reservation,
+                self._upstream.send(Endpoint.MESSAGES, headers, query, body) as answer,
+            ):
                 meter = meter_for(parsed.hold, answer.status, answer.content_type, answer.content_encoding)
-                limits = reservation.begin(answer.status, meter)
-                await _committed(reservation.on_ledger)
-                response = _begin_response(answer, limits)
-                await _stream(request, response, answer, meter, reservation)
+                limits = await reservation.begin(answer.status, meter)
+                _copy_head(answer, limits, response)
+                await response.prepare(request)
+                await _stream(response, answer, meter, reservation)
         return response
 
     async def count_tokens(self, request: web.Request) -> web.StreamResponse:
@@ -95,9 +98,9 @@ async def _read_body(request: web.Request) -> bytes:
         raise BodyTooLarge("The request body is larger than this server takes.") from None
 
 
-def _begin_response(answer: Answer, limits: dict[str, str]) -> web.StreamResponse:
-    """The head of the answer to the client. Without a Content-Length it goes out chunked."""
-    response = web.StreamResponse(status=answer.status)
+def _copy_head(answer: Answer, limits: Mapping[str, str], response: web.StreamResponse) -> None:
+    """The head of the answer to the client. Without a Content-Length its body will go out chunked."""
+    response.set_status(answer.status)
     for name, value in wire.answer_headers(answer.headers):
         response.headers.add(name, value)
     response.headers.update(limits)
@@ -105,41 +108,31 @@ def _begin_response(answer: Answer, limits: dict[str, str]) -> web.StreamRespons
     if answer.content_type.startswith("text/event-stream"):
         response.headers["x-accel-buffering"] = "no"  # a proxy in front must not gather events
         response.headers.setdefault("cache-control", "no-cache, no-transform")
-    return response
 
 
-async def _stream(
-    request: web.Request, response: web.StreamResponse, answer: Answer, meter: Meter, reservation: Reservation
-) -> None:
+async def _stream(response: web.StreamResponse, answer: Answer, meter: Meter, reservation: Reservation) -> None:
     """Pass the body on, show it to the meter, and hold back what completes it until its usage is safe."""
     missing = answer.content_length
-    try:
-        await response.prepare(request)
-        async for chunk in answer.chunks():
-            meter.feed(chunk)
-            if missing is not None:
-                missing -= len(chunk)
-            if meter.is_complete or missing == 0:
-                await _committed(reservation.settle())
-            await _write(response, chunk)
-        await _committed(reservation.settle())
-        await response.write_eof()
-    except BaseException:
-        _break_connection(request)
-        raise
+    async for chunk in answer.chunks():
+        meter.feed(chunk)
+        if missing is not None:
+            missing -= len(chunk)
+        if meter.is_complete or missing == 0:
+            await reservation.settle()
+        await _write(response, chunk)
+    await reservation.settle()
+    await response.write_eof()
 
 
 async def _pass_on(request: web.Request, answer: Answer) -> web.StreamResponse:
     """Pass on an answer that costs nothing."""
-    response = _begin_response(answer, {})
-    try:
+    response = web.StreamResponse()
+    with _whole_or_broken(request, response):
+        _copy_head(answer, {}, response)
         await response.prepare(request)
         async for chunk in answer.chunks():
             await _write(response, chunk)
         await response.write_eof()
-    except BaseException:
-        _break_connection(request)
-        raise
     return response
 
 
@@ -150,15 +143,15 @@ async def _write(response: web.StreamResponse, chunk: bytes) -> None:
         raise ClientLeft("The client closed the connection.") from None
 
 
-async def _committed(commit: asyncio.Future[None]) -> None:
-    """Wait for the ledger. Raises `Unavailable` if the disk does not take the row in time."""
-    if commit.done():
-        return
+@contextmanager
+def _whole_or_broken(request: web.Request, response: web.StreamResponse) -> Iterator[None]:
+    """Once the head of an answer is out, a failure can only be shown by breaking the connection."""
     try:
-        async with asyncio.timeout(COMMIT_SECONDS):
-            await commit
-    except TimeoutError:
-        raise Unavailable("Usage cannot be recorded just now.") from None
+        yield
+    except BaseException:
+        if response.prepared:
+            _break_connection(request)
+        raise
 
 
 def _break_connection(request: web.Request) -> None:

@@ -13,6 +13,7 @@ import aiosqlite
 
 from gateway.core.account import (
     Grouping,
+    HistoryCell,
     KeyRecord,
     Latencies,
     LedgerPage,
@@ -20,6 +21,7 @@ from gateway.core.account import (
     SecretRecord,
     SummaryRow,
 )
+from gateway.core.amounts import DAY_MS
 from gateway.core.records import Budget, KeyRow, LedgerRow
 from gateway.core.usage import CACHE_READS_PER_TOKEN, Usage
 
@@ -27,6 +29,7 @@ __all__ = [
     "Grouping",
     "SummaryRow",
     "read_columns",
+    "read_history",
     "read_latencies",
     "read_page",
     "read_record",
@@ -38,8 +41,8 @@ __all__ = [
 
 LATENCY_SAMPLE = 10_000
 """Requests behind a percentile: enough for a steady p95, few enough to sort at once."""
-EXPORT_BATCH = 500
-"""Rows read at a time for an export: some milliseconds of work between two looks at other connections."""
+EXPORT_BATCH = 200
+"""Rows read at a time for an export: a millisecond or two of work between two looks at other connections."""
 MOST_RUNNING_SHOWN = 1_000
 _NEWEST = Position(started=2**63 - 1, sequence=0)
 
@@ -65,6 +68,24 @@ SELECT CASE :by
    AND status IS NOT NULL
  GROUP BY label
  ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END, charge DESC, label
+"""
+
+# Measured with a million rows: one scan for all three takes 1.1 s, one for each 0.8 s.
+SELECT_HISTORY = """
+SELECT started / :day AS day,
+       model,
+       status,
+       count(*),
+       sum(input),
+       sum(output),
+       sum(cache_write),
+       sum(cache_read),
+       sum(input + cache_write + output + (cache_read + :reads - 1) / :reads)
+  FROM request
+ WHERE key = :key
+   AND started >= :since
+   AND status IS NOT NULL
+ GROUP BY day, model, status
 """
 
 SELECT_REQUESTS = """
@@ -130,6 +151,24 @@ async def summarise(
         )
         for label, requests, used, output, cache_write, cache_read, charge in await connection.execute_fetchall(
             SUMMARISE_REQUESTS, bound
+        )
+    ]
+
+
+async def read_history(connection: aiosqlite.Connection, key: KeyRow, *, since: int) -> list[HistoryCell]:
+    """What the settled requests of a key since a time used, by day, model and status at once."""
+    bound = {"key": key, "since": since, "day": DAY_MS, "reads": CACHE_READS_PER_TOKEN}
+    return [
+        HistoryCell(
+            day=day * DAY_MS,
+            model=model,
+            status=status,
+            requests=requests,
+            usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
+            charge=charge,
+        )
+        for day, model, status, requests, used, output, cache_write, cache_read, charge in (
+            await connection.execute_fetchall(SELECT_HISTORY, bound)
         )
     ]
 

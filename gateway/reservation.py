@@ -1,8 +1,8 @@
 """What one running request holds, from its admission until it is settled.
 
 A reservation is *open* until it is *settled*, once, whatever way the request ends. Settling is a plain step: the
-hold goes back, the real charge counts, the ledger's row is on its way; only waiting for the disk is awaited. Found
-open after a crash, its row keeps what it held (`ledger.settle_left_in_flight`).
+hold goes back, the real charge counts, the ledger's row is on its way; only the disk is waited for. Found open after
+a crash, its row keeps what it held (`ledger.settle_left_in_flight`).
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from types import TracebackType
 
 from gateway.catalog import Catalog
 from gateway.clock import Clock
-from gateway.core.errors import ClientLeft, GatewayError
+from gateway.core.errors import ClientLeft, GatewayError, Unavailable
 from gateway.core.limits import KeyLimits
 from gateway.core.metering import Measurement, Meter, unanswered
 from gateway.core.parsing import ParsedRequest
@@ -23,10 +23,12 @@ CLIENT_LEFT = 499
 SHUT_DOWN = 503
 INTERNAL_ERROR = 500
 """What the ledger tells of requests that neither an upstream's status nor a `GatewayError` ended."""
+COMMIT_SECONDS = 10
+"""How long an answer waits for a disk that does not take its usage."""
 
 
 class Reservation:
-    """What one running request holds. Leaving the `with` block settles it, if nothing has before."""
+    """What one running request holds. Leaving the `async with` block settles it, if nothing has before."""
 
     def __init__(
         self,
@@ -55,37 +57,41 @@ class Reservation:
         self._cancel_status = CLIENT_LEFT
         self._settled: asyncio.Future[None] | None = None
         hold = parsed.hold
-        self.on_ledger = ledger.open(
-            self._row(None, Measurement(Usage(input=hold.input, output=hold.output), estimated=True))
-        )
-        """Done once the admission is recorded: no byte of an answer goes out before."""
+        held = Measurement(Usage(input=hold.input, output=hold.output), estimated=True)
+        self._opened = ledger.open(self._row(None, held))
 
-    def __enter__(self) -> "Reservation":
+    async def __aenter__(self) -> "Reservation":
         self._running.add(self)
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._settled is None:
-            self._settle(self._status_of(error), self._measure_failed(error))
         self._running.discard(self)
+        if self._settled is None:
+            self._settled = self._settle(self._status_of(error), self._measure_failed(error))
+            if not isinstance(error, asyncio.CancelledError):
+                await self.settle()
 
-    def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
-        """An answer has begun; `meter` looks at it. Returns the headers that tell of the key's own limits."""
+    async def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
+        """An answer has begun; `meter` looks at it. Returns, once the admission cannot be lost any more, the headers
+        that tell of the key's own limits. Raises `Unavailable`."""
         self._answer_status = answer_status
         self._meter = meter
+        await _committed(self._opened)
         now_ms = self._clock.now_ms()
         return anthropic_headers(self._limits.status(now_ms), now_ms, with_windows=self._has_succeeded)
 
-    def settle(self) -> asyncio.Future[None]:
-        """The answer is whole: count what it used. The future is done once that cannot be lost; asking again
-        gives the same one."""
+    async def settle(self) -> None:
+        """The answer is whole: count what it used, and return once that cannot be lost any more.
+
+        Doing it again does nothing. Raises `Unavailable` if the disk does not take it in time; it is counted then,
+        and written later.
+        """
         if self._settled is None:
-            measurement = self._meter.measure(ended=True) if self._meter else Measurement(NO_USAGE, False)
-            self._settle(self._answer_status, measurement)
-        assert self._settled is not None  # noqa: S101 - tells the type checker what the line above did
-        return self._settled
+            measurement = self._meter.measure(ended=True) if self._meter else Measurement(NO_USAGE, estimated=False)
+            self._settled = self._settle(self._answer_status, measurement)
+        await _committed(self._settled)
 
     def cancel(self, status: int) -> None:
         """End the request from outside, with the status that the ledger shall tell."""
@@ -93,10 +99,10 @@ class Reservation:
         if self.task is not None:
             self.task.cancel()
 
-    def _settle(self, status: int, measurement: Measurement) -> None:
+    def _settle(self, status: int, measurement: Measurement) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
         self._limits.settle(self._parsed.hold, self._started, measurement.usage.charge, now_ms)
-        self._settled = self._ledger.settle(self._row(status, measurement))
+        return self._ledger.settle(self._row(status, measurement))
 
     def _row(self, status: int | None, measurement: Measurement) -> LedgerRow:
         return LedgerRow(
@@ -128,3 +134,13 @@ class Reservation:
         if isinstance(error, (asyncio.CancelledError, ClientLeft)):
             return unanswered(self._parsed.hold)  # the upstream has it and may be working on it
         return Measurement(NO_USAGE, estimated=False)
+
+
+async def _committed(commit: asyncio.Future[None]) -> None:
+    if commit.done():
+        return
+    try:
+        async with asyncio.timeout(COMMIT_SECONDS):
+            await commit
+    except TimeoutError:
+        raise Unavailable("Usage cannot be recorded just now.") from None

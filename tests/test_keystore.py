@@ -102,7 +102,7 @@ async def test_a_key_that_was_deleted_meanwhile_is_not_revived(connection: aiosq
 @pytest.mark.parametrize(
     "text", ["k7f3m2q9x4ab", "sk-ant-om1-k7f3m2q9x4ab", "k7f3", "sk-ant-om1-k7f3", "sk-ant-om1-k7f3…", "k7f3m2"]
 )
-async def test_a_key_is_found_by_its_id_or_the_shown_part_of_it(connection: aiosqlite.Connection, text: str) -> None:
+async def test_a_key_is_found_by_its_id_or_its_shown_part(connection: aiosqlite.Connection, text: str) -> None:
     alice, bob = make_key("alice"), make_key("bob")
     await add_key(connection, alice, make_secret(alice, "k7f3m2q9x4ab"))
     await add_key(connection, bob, make_secret(bob, "k7g3m2q9x4ab"))

@@ -3,6 +3,7 @@
 The field names are the column names of schema.sql, so that a test can hold the one against the other.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -36,6 +37,34 @@ class SummaryRow:
     usage: Usage
     charge: int
     """Rounded for each request before it is added up, so it can be more than `usage.charge`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryCell:
+    """What the settled requests of one day, model and status used together."""
+
+    day: int
+    """The time at which the day began, UTC."""
+    model: str
+    status: int
+    requests: int
+    usage: Usage
+    charge: int
+
+
+def add_up(label: str, cells: Iterable[HistoryCell]) -> SummaryRow:
+    parts = tuple(cells)
+    return SummaryRow(
+        label=label,
+        requests=sum(cell.requests for cell in parts),
+        usage=Usage(
+            input=sum(cell.usage.input for cell in parts),
+            output=sum(cell.usage.output for cell in parts),
+            cache_write=sum(cell.usage.cache_write for cell in parts),
+            cache_read=sum(cell.usage.cache_read for cell in parts),
+        ),
+        charge=sum(cell.charge for cell in parts),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +179,7 @@ class Account:
     record: KeyRecord
     limits: LimitsStatus
     running: tuple[LedgerRow, ...]
-    by_model: tuple[SummaryRow, ...]
-    by_day: tuple[SummaryRow, ...]
-    by_status: tuple[SummaryRow, ...]
+    history: tuple[HistoryCell, ...]
     latencies: Latencies
 
 

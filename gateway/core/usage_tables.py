@@ -1,9 +1,9 @@
 """Tables of the Check Usage page: records in, rows of finished text out. The templates only loop over them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gateway.core.account import Account, KeyRecord, Row, SummaryRow, budget_columns, secret_columns
+from gateway.core.account import HistoryCell, KeyRecord, Row, SummaryRow, add_up, budget_columns, secret_columns
 from gateway.core.amounts import (
     DAY_MS,
     SECOND_MS,
@@ -93,16 +93,16 @@ def history_start(now_ms: int) -> int:
     return now_ms - now_ms % DAY_MS - (HISTORY_DAYS - 1) * DAY_MS
 
 
-def history_tables(account: Account) -> tuple[Table, ...]:
+def history_tables(cells: Iterable[HistoryCell]) -> tuple[Table, ...]:
     """What was used by model, by day and by status."""
-    last = f"the last {HISTORY_DAYS} days"
-    by_status = ((_status_text(int(row.label)), row) for row in account.by_status)
+    history = tuple(cells)
+    models = _grouped(history, lambda cell: cell.model)
+    days = _grouped(history, lambda cell: from_ms(cell.day).strftime("%Y-%m-%d"))
+    statuses = _grouped(history, lambda cell: _status_text(cell.status))
     return (
-        _summary_table("by-model", f"By model, {last}", "Model", ((row.label, row) for row in account.by_model)),
-        _summary_table(
-            "by-day", f"By day (UTC), {last}", "Day", ((row.label, row) for row in account.by_day[::-1])
-        ),
-        _summary_table("by-status", f"By status, {last}", "Status", by_status),
+        _summary_table("by-model", "By model", "Model", sorted(models, key=lambda row: -row.charge)),
+        _summary_table("by-day", "By day (UTC)", "Day", sorted(days, key=lambda row: row.label, reverse=True)),
+        _summary_table("by-status", "By status", "Status", sorted(statuses, key=lambda row: row.label)),
     )
 
 
@@ -185,12 +185,19 @@ def show_latency(latency_ms: int | None) -> str:
     return f"{latency_ms:,} ms" if latency_ms < 10 * SECOND_MS else f"{latency_ms / SECOND_MS:,.1f} s"
 
 
-def _summary_table(name: str, caption: str, heading: str, rows: Iterable[tuple[str, SummaryRow]]) -> Table:
+def _grouped(cells: Iterable[HistoryCell], label_of: Callable[[HistoryCell], str]) -> list[SummaryRow]:
+    groups: dict[str, list[HistoryCell]] = {}
+    for cell in cells:
+        groups.setdefault(label_of(cell), []).append(cell)
+    return [add_up(label, group) for label, group in groups.items()]
+
+
+def _summary_table(name: str, caption: str, heading: str, rows: Iterable[SummaryRow]) -> Table:
     return Table(
         name=name,
-        caption=caption,
+        caption=f"{caption}, the last {HISTORY_DAYS} days",
         columns=(Column(heading), *_SUMMARY_COLUMNS),
-        rows=tuple((label, *_summary_cells(row)) for label, row in rows),
+        rows=tuple((row.label, *_summary_cells(row)) for row in rows),
         empty="No requests in this time.",
     )
 

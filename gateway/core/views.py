@@ -128,7 +128,7 @@ def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int) 
         ),
         totals=tables.total_table(record),
         rule=CHARGE_RULE,
-        histories=tables.history_tables(account),
+        histories=tables.history_tables(account.history),
         latencies=_latency_facts(account.latencies),
         refusals=tables.refusal_table(record),
         requests=requests_view(page, ticket=ticket),
@@ -137,7 +137,12 @@ def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int) 
 
 
 def requests_view(page: LedgerPage, *, ticket: str) -> RequestsView:
-    table = tables.request_table("requests", "Requests, newest first. “No.” tells apart those of the same millisecond.", page.rows, "No requests.")
+    table = tables.request_table(
+        "requests",
+        "Requests, newest first. “No.” tells apart those of the same millisecond.",
+        page.rows,
+        "No requests.",
+    )
     return RequestsView(table=table, ticket=ticket, older=_show_position(page.older) if page.older else "")
 
 
