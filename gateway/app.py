@@ -1,7 +1,9 @@
 """The application: one table of routes, one place where an error becomes an answer, one start and one stop."""
 
+import asyncio
 import logging
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ from gateway.tasks import background
 from gateway.upstream import Upstream
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ERASURE_LOOK_SECONDS = 2
+"""How often the server looks for an erasure that nobody finishes."""
 
 _log = logging.getLogger("opusmax")
 
@@ -74,6 +79,8 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         await book.start()
         stack.push_async_callback(book.close)
         await stack.enter_async_context(background(catalog.run()))
+        janitor = await stack.enter_async_context(database.connect(path))
+        await stack.enter_async_context(background(_finish_erasures(janitor, path)))
 
         estimator = Estimator(image_tokens=settings.image_tokens, unbounded_tokens=settings.unbounded_input_tokens)
         relay = Relay(authenticator, admission, upstream, estimator)
@@ -96,6 +103,17 @@ async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     if clock.stepped_ms() < 0:
         _log.warning(Event.CLOCK_BEHIND_LEDGER)
     return clock
+
+
+async def _finish_erasures(connection: aiosqlite.Connection, path: Path) -> None:
+    """Finish erasures whose command was killed half-way. One that is still running holds its lock and is let be."""
+    while True:
+        await asyncio.sleep(ERASURE_LOOK_SECONDS)
+        try:
+            if await erasure.finish_pending_erasure(connection, path):
+                _log.warning(Event.ERASURE_FINISHED)
+        except (database.DatabaseError, sqlite3.Error, OSError) as error:
+            _log.error(Event.ERASURE_FAILING, exc_info=error)
 
 
 def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admission) -> web.Application:

@@ -55,10 +55,14 @@ async def connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
 
 async def _open(path: Path) -> aiosqlite.Connection:
     try:
-        # Made by hand, so that it is nobody else's to read even for a moment.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Made by hand, so that it is nobody else's to read even for a moment. Only ever made, never opened: closing
+        # a descriptor of the file drops every lock that SQLite holds on it in this process (POSIX), and the next
+        # process to leave would take the live -wal for its own and delete it.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     except OSError as error:
-        raise DatabaseError(f"{path} cannot be opened: {error.strerror}") from None
+        raise DatabaseError(f"{path} cannot be made: {error.strerror}") from None
     return await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
 
 
@@ -73,8 +77,8 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
 async def _configure(connection: aiosqlite.Connection) -> None:
     for name, wanted in _PRAGMAS.items():
         await connection.execute(f"PRAGMA {name} = {wanted}")
-        row = await (await connection.execute(f"PRAGMA {name}")).fetchone()
-        if row is None or row[0] != wanted:
+        ((value,),) = await connection.execute_fetchall(f"PRAGMA {name}")
+        if value != wanted:
             raise DatabaseError(f"this build of SQLite does not support {name} = {wanted}")
 
 
@@ -94,8 +98,8 @@ async def _bring_up_to_date(connection: aiosqlite.Connection) -> None:
 
 
 async def schema_version(connection: aiosqlite.Connection) -> int:
-    row = await (await connection.execute("PRAGMA user_version")).fetchone()
-    return int(row[0]) if row else 0
+    ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
+    return int(version)
 
 
 @asynccontextmanager

@@ -46,23 +46,19 @@ async def read_limits(connection: aiosqlite.Connection, key: Key, now_ms: int) -
 async def read_status(connection: aiosqlite.Connection, key: Key, now_ms: int) -> LimitsStatus:
     """How the key stands by the ledger alone, for those who are not the running server."""
     limits = await read_limits(connection, key, now_ms)
-    cursor = await connection.execute(SELECT_IN_FLIGHT, (key.row,))
-    row = await cursor.fetchone()
-    if row is not None:
-        limits.running, limits.held = row
+    ((limits.running, limits.held),) = await connection.execute_fetchall(SELECT_IN_FLIGHT, (key.row,))
     return limits.status(now_ms)
 
 
 async def _read_window(connection: aiosqlite.Connection, key: Key, budget: Budget, now_ms: int) -> RollingWindow:
     window = RollingWindow(budget.window_ms)
     if budget.window_ms is None:
-        cursor = await connection.execute(SELECT_TOTAL_CHARGE, (key.row,))
-        row = await cursor.fetchone()
-        window.add(now_ms, row[0] if row else 0, now_ms)
+        for (total_charge,) in await connection.execute_fetchall(SELECT_TOTAL_CHARGE, (key.row,)):
+            window.add(now_ms, total_charge, now_ms)
     else:
         since = now_ms - budget.window_ms - SLOT_MS
-        cursor = await connection.execute(SELECT_SLOTS, (key.row, since - since % SLOT_MS))
-        window.fill([(slot, charge) for slot, charge in await cursor.fetchall()], now_ms)
+        slots = await connection.execute_fetchall(SELECT_SLOTS, (key.row, since - since % SLOT_MS))
+        window.fill([(slot, charge) for slot, charge in slots], now_ms)
     return window
 
 
@@ -71,5 +67,5 @@ async def _read_bucket(
 ) -> TokenBucket | None:
     if per_minute is None:
         return None
-    cursor = await connection.execute(select, (key.row, now_ms - REPLAYED_MS))
-    return TokenBucket.replayed(per_minute, [(at, amount) for at, amount in await cursor.fetchall()], now_ms)
+    takings = await connection.execute_fetchall(select, (key.row, now_ms - REPLAYED_MS))
+    return TokenBucket.replayed(per_minute, [(at, amount) for at, amount in takings], now_ms)

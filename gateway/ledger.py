@@ -93,9 +93,8 @@ async def settle_left_in_flight(connection: aiosqlite.Connection) -> int:
 
 async def newest_start(connection: aiosqlite.Connection) -> int:
     """The time of the newest request; 0 in an empty ledger."""
-    cursor = await connection.execute("SELECT ifnull(max(last_used), 0) FROM key")
-    row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    ((newest,),) = await connection.execute_fetchall("SELECT ifnull(max(last_used), 0) FROM key")
+    return int(newest)
 
 
 @dataclass(slots=True)
@@ -258,11 +257,10 @@ class Ledger:
     async def _look(self) -> None:
         """Follow what another process has changed. What fails is tried again at the next look."""
         try:
-            cursor = await self._connection.execute("PRAGMA data_version")
-            row = await cursor.fetchone()
-            if row is not None and row[0] != self._data_version:
+            ((version,),) = await self._connection.execute_fetchall("PRAGMA data_version")
+            if version != self._data_version:
                 await self._on_change(self._connection)
-                self._data_version = row[0]
+                self._data_version = version
         except sqlite3.Error as error:
             self._set_writable(False, error)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import aiosqlite
 from aiohttp import web
 
-from gateway.core.errors import InvalidKey
+from gateway.core.errors import InvalidKey, LimitExceeded
 from gateway.core.keys import ApiKey, mint
 from gateway.core.records import Key, KeyRow
 from gateway.core.status import LimitsStatus
@@ -17,7 +17,9 @@ NOW = 1_790_000_000_000
 
 NO_LIMITS = LimitsStatus(budgets=(), requests=None, tokens=None, running=0, concurrency=None)
 
-REQUEST = {
+Columns = Mapping[str, int | str | None]
+
+REQUEST: Columns = {
     "started": NOW,
     "sequence": 0,
     "model": "claude-x",
@@ -31,9 +33,9 @@ REQUEST = {
 }
 
 
-async def insert(connection: aiosqlite.Connection, table: str, values: Mapping[str, int | str | None]) -> None:
+async def insert(connection: aiosqlite.Connection, table: str, values: Columns) -> None:
     columns, places = ", ".join(values), ", ".join("?" * len(values))
-    await connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", tuple(values.values()))  # noqa: S608 - the test's own names
+    await connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", tuple(values.values()))
 
 
 async def add_key(
@@ -41,14 +43,20 @@ async def add_key(
 ) -> tuple[KeyRow, ApiKey]:
     """A key with one secret, whose hash is none."""
     api_key = mint()
-    await insert(connection, "key", {"id": row, "name": name, "created": NOW} | columns)
-    secret = {"key_id": api_key.key_id, "key": row, "prefix": api_key.prefix, "hash": "HASH-OF-IT", "created": NOW}
+    await insert(connection, "key", {"id": row, "name": name, "created": NOW, **columns})
+    secret: Columns = {
+        "key_id": api_key.key_id,
+        "key": row,
+        "prefix": api_key.prefix,
+        "hash": "HASH-OF-IT",
+        "created": NOW,
+    }
     await insert(connection, "secret", secret)
     return KeyRow(row), api_key
 
 
 async def add_request(connection: aiosqlite.Connection, key: KeyRow, **columns: int | str | None) -> None:
-    await insert(connection, "request", {"key": key} | REQUEST | columns)
+    await insert(connection, "request", {"key": key, **REQUEST, **columns})
 
 
 async def live_columns(connection: aiosqlite.Connection, table: str) -> list[str]:
@@ -65,6 +73,8 @@ class Site:
     contact: str = ""
     service_name: str = "OpusMax"
     now_ms: int = NOW
+    is_busy: bool = False
+    """Checking too many keys to check one more."""
     keys: dict[str, Key] = field(default_factory=dict)
     limits: dict[KeyRow, LimitsStatus] = field(default_factory=dict)
 
@@ -81,6 +91,8 @@ class Site:
         return application
 
     async def authenticate(self, text: str) -> Key:
+        if self.is_busy:
+            raise LimitExceeded("Too many keys just now.", retry_after_seconds=2)
         if text not in self.keys:
             raise InvalidKey("This API key is not known here.")
         return self.keys[text]

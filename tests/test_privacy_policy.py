@@ -194,8 +194,8 @@ async def fill(site: Site) -> tuple[str, dict[str, int]]:
     names = [name for name in await live_columns(site.connection, "key") if name.startswith(("total", "refused"))]
     limits = ["requests_per_minute", "tokens_per_minute", "concurrency", "overdraft"]
     figures = {name: 1_000_001 + 7 * number for number, name in enumerate(names + limits)}
-    columns = {"models": "claude-*", "expires": NOW + 10**9, "last_used": NOW - 10**7, "disabled": 1}
-    key, typed = await site.add_key(2**46 + 1, "research", **figures, **columns)
+    times = {"expires": NOW + 10**9, "last_used": NOW - 10**7}
+    key, typed = await site.add_key(2**46 + 1, "research", models="claude-*", disabled=1, **times, **figures)
     await insert(site.connection, "budget", {"key": key, "window": 18_000_000, "tokens": 2_000_003})
     counts = {"input": 3_000_017, "output": 3_000_029, "cache_write": 3_000_047, "cache_read": 3_000_061}
     await add_request(site.connection, key, sequence=5, latency=8_123, status=499, model="claude-own", **counts)

@@ -83,7 +83,7 @@ _REQUEST_COLUMNS = (
     Column("Cache write", True),
     Column("Cache read", True),
     Column("Counted", True),
-    Column("Counts from"),
+    Column("Source"),
 )
 """The columns of the ledger besides `key`, which is the page's subject, and the charge made from them."""
 
