@@ -54,14 +54,9 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
     """
     path = Path(settings.database)
     async with AsyncExitStack() as stack:
-        lock = database.FileLock(path, "server")
-        if not lock.acquire():
-            raise database.DatabaseError(f"another server is running on {path}")
-        stack.callback(lock.release)
-        writer = await stack.enter_async_context(database.connect(path))
-        reader = await stack.enter_async_context(database.connect(path))
+        stack.callback(_take_lock(path).release)
+        writer, reader, janitor = [await stack.enter_async_context(database.connect(path)) for _ in range(3)]
         clock = await _take_over(writer, path)
-
         signpost = Signpost(usage_url=f"{settings.origin}/usage", contact=settings.contact)
         upstream = Upstream(settings, credentials)
         stack.push_async_callback(upstream.close)
@@ -79,19 +74,39 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         await book.start()
         stack.push_async_callback(book.close)
         await stack.enter_async_context(background(catalog.run()))
-        janitor = await stack.enter_async_context(database.connect(path))
         await stack.enter_async_context(background(_finish_erasures(janitor, path)))
-
-        estimator = Estimator(image_tokens=settings.image_tokens, unbounded_tokens=settings.unbounded_input_tokens)
-        relay = Relay(authenticator, admission, upstream, estimator)
-        pages = Pages(
-            settings=settings,
-            reader=reader,
-            authenticate=authenticator.authenticate_owner,
-            limits_status=admission.status,
-            now_ms=clock.now_ms,
+        yield Gateway(
+            application=_application(
+                settings,
+                Relay(authenticator, admission, upstream, Estimator(settings)),
+                _pages(settings, reader, authenticator, admission, clock),
+                admission,
+            ),
+            admission=admission,
         )
-        yield Gateway(application=_application(settings, relay, pages, admission), admission=admission)
+
+
+def _take_lock(path: Path) -> database.FileLock:
+    lock = database.FileLock(path, "server")
+    if not lock.acquire():
+        raise database.DatabaseError(f"another server is running on {path}")
+    return lock
+
+
+def _pages(
+    settings: Settings,
+    reader: aiosqlite.Connection,
+    authenticator: Authenticator,
+    admission: Admission,
+    clock: Clock,
+) -> Pages:
+    return Pages(
+        settings=settings,
+        reader=reader,
+        authenticate=authenticator.authenticate_owner,
+        limits_status=admission.status,
+        now_ms=clock.now_ms,
+    )
 
 
 async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:

@@ -1,8 +1,8 @@
 """What one running request holds, from its admission until it is settled.
 
 A reservation is *open* until it is *settled*, once, whatever way the request ends. Settling is a plain step: the
-hold goes back, the real charge counts, the ledger's row is on its way; only the disk is waited for. Found open after
-a crash, its row keeps what it held (`ledger.settle_left_in_flight`).
+hold goes back, the real charge counts, the ledger's row is on its way; only the disk is waited for. Found open
+after a crash, its row keeps what it held (`ledger.settle_left_in_flight`).
 """
 
 import asyncio
@@ -74,8 +74,11 @@ class Reservation:
                 await self.settle()
 
     async def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
-        """An answer has begun; `meter` looks at it. Returns, once the admission cannot be lost any more, the headers
-        that tell of the key's own limits. Raises `Unavailable`."""
+        """An answer has begun; `meter` looks at it.
+
+        Returns, once the admission cannot be lost any more, the headers that tell of the key's own limits. Raises
+        `Unavailable` if the disk does not take the admission in time.
+        """
         self._answer_status = answer_status
         self._meter = meter
         await _committed(self._opened)

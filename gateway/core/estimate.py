@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from gateway.core.settings import Settings
+
 BYTES_PER_TOKEN = 3
 
 _MENTIONS = (b'"image"', b'"document"', b'"container_upload"', b"\\u")
@@ -46,13 +48,13 @@ _TOOLS = msgspec.json.Decoder(list[_Tool])
 
 
 class Estimator:
-    """Estimates with the operator's allowances, both in tokens."""
+    """Estimates with the operator's allowances for what the body does not show."""
 
     __slots__ = ("_image_tokens", "_unbounded_tokens")
 
-    def __init__(self, *, image_tokens: int, unbounded_tokens: int) -> None:
-        self._image_tokens = image_tokens
-        self._unbounded_tokens = unbounded_tokens
+    def __init__(self, settings: Settings) -> None:
+        self._image_tokens = settings.image_tokens
+        self._unbounded_tokens = settings.unbounded_input_tokens
 
     def input_tokens(self, body: bytes, fields: Mapping[str, msgspec.Raw]) -> int:
         """The bound for a Messages body whose top level is `fields`."""
