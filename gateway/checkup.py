@@ -126,7 +126,7 @@ def _check_mode(place: Path, forbidden: int, fault: str, remedy: str) -> Finding
 
 
 def _check_database(path: Path, now_ms: int) -> list[Finding]:
-    if not path.exists():
+    if not path.is_file():
         return [Finding(f"there is no database at {path}: `key create` or `serve` makes one", True)]
     try:
         return asyncio.run(_check_contents(path, now_ms))

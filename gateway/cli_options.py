@@ -54,7 +54,7 @@ class Call:
         self, command: Callable[[aiosqlite.Connection], Awaitable[_Result]], *, creates: bool = False
     ) -> _Result:
         """Run a command on the database; with `creates`, on a new one if there is none."""
-        if not creates and not self.database.exists():
+        if not creates and not self.database.is_file():
             raise NoDatabase(self.database)
 
         async def connected() -> _Result:

@@ -65,7 +65,7 @@ class Layout:
 
 async def make_layout(path: Path, seed: int, rows: int | None = None) -> Layout:
     """Keys whose requests come mixed in the order of time, some settled later, as a server writes them."""
-    choice = random.Random(seed)  # noqa: S311 - a layout is no secret
+    choice = random.Random(seed)
     rows = rows or choice.randint(1, 4_000)
     victim, secret = make_key(choice, VICTIM_NAME, VICTIM_HASH)
     others = [make_key(choice, f"other-{number}", f"$argon2id${number}") for number in range(choice.randint(0, 60))]
@@ -206,7 +206,7 @@ time.sleep(0.1)
 @pytest.mark.parametrize("seed", range(8))
 async def test_an_erasure_killed_at_any_moment_is_finished_by_the_next_start(tmp_path: Path, seed: int) -> None:
     layout = await make_layout(tmp_path / "opusmax.db", seed, rows=6_000)
-    kill_while_erasing(layout, after_seconds=random.Random(seed).uniform(0, 0.08))  # noqa: S311 - a moment is no secret
+    kill_while_erasing(layout, after_seconds=random.Random(seed).uniform(0, 0.08))
     async with connect(layout.path) as connection:
         was_deleted = layout.victim.row not in (await read_directory(connection)).keys
         was_pending = await is_erasure_pending(connection)
@@ -251,7 +251,7 @@ async def test_a_name_that_stays_in_other_texts_is_not_searched_for(tmp_path: Pa
     path = tmp_path / "opusmax.db"
     async with connect(path) as connection:
         for name in ("sonnet", "claude-sonnet"):
-            key, secret = make_key(random.Random(name), name, f"$argon2id$hash-number-{len(name)}")  # noqa: S311 - no secret
+            key, secret = make_key(random.Random(name), name, f"$argon2id$hash-number-{len(name)}")
             await add_key(connection, key, secret)
         found = {key.name: key for key in (await read_directory(connection)).keys.values()}
         report = await erase_key(connection, path, found["sonnet"], NOW_MS)

@@ -60,7 +60,6 @@ class Settings:
     """Names of models that the ledger may hold besides those that the upstream lists."""
     max_body_bytes: int = 32 * MEBIBYTE
     """The largest request body: Anthropic's own limit."""
-    max_connections: int = 4_096
     unbounded_input_tokens: int = 50_000
     """Held for input that the body does not show: file ids, URLs, PDFs, server tools; for each of them."""
     image_tokens: int = 4_784
@@ -181,7 +180,6 @@ _FORMS: Mapping[str, Callable[[object], object]] = {
     "drain_seconds": _seconds,
     "models": _names,
     "max_body_bytes": _count,
-    "max_connections": _count,
     "unbounded_input_tokens": _count,
     "image_tokens": _count,
     "connect_timeout_seconds": _seconds,
