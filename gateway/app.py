@@ -111,7 +111,7 @@ def _pages(
 
 async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     """Finish what the process before left unfinished, and start the clock after its newest row."""
-    await erasure.finish_pending_erasure(writer, path)
+    await _finish_erasure(writer, path)
     if await ledger.settle_left_in_flight(writer):
         _log.warning(Event.REQUESTS_RECOVERED)
     clock = Clock(await ledger.newest_start(writer))
@@ -121,14 +121,19 @@ async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
 
 
 async def _finish_erasures(connection: aiosqlite.Connection, path: Path) -> None:
-    """Finish erasures whose command was killed half-way. One that is still running holds its lock and is let be."""
+    """Finish erasures whose command was killed half-way, as long as the server runs."""
     while True:
         await asyncio.sleep(ERASURE_LOOK_SECONDS)
-        try:
-            if await erasure.finish_pending_erasure(connection, path):
-                _log.warning(Event.ERASURE_FINISHED)
-        except (database.DatabaseError, sqlite3.Error, OSError) as error:
-            _log.error(Event.ERASURE_FAILING, exc_info=error)
+        await _finish_erasure(connection, path)
+
+
+async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
+    """One try; what cannot be finished now (a full disk, a reader that stays) is tried again."""
+    try:
+        if await erasure.finish_pending_erasure(connection, path):
+            _log.warning(Event.ERASURE_FINISHED)
+    except (database.DatabaseError, sqlite3.Error, OSError) as error:
+        _log.error(Event.ERASURE_FAILING, exc_info=error)
 
 
 def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admission) -> web.Application:

@@ -63,6 +63,10 @@ async def _open(path: Path) -> aiosqlite.Connection:
         pass
     except OSError as error:
         raise DatabaseError(f"{path} cannot be made: {error.strerror}") from None
+    try:
+        sqlite3.connect(path).close()  # aiosqlite's thread would not tell this failure apart
+    except sqlite3.Error as error:
+        raise DatabaseError(f"{path} cannot be opened: {error}") from None
     return await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
 
 

@@ -1,4 +1,4 @@
-"""The estimate of a request's input: text by its bytes, pictures by their cap, what is out of sight by an allowance."""
+"""The estimate of a request's input: text by its bytes, pictures by their cap, what is hidden by an allowance."""
 
 import json
 from typing import Any

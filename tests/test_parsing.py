@@ -194,11 +194,11 @@ def test_a_name_that_only_seems_to_stand_twice_is_taken(fields: str) -> None:
     "source",
     [
         '"source": {"type": "text", "data": "LONG", "type": "base64"}',
-        '"source": {"type": "text", "data": "LONG"}, "source": {"type": "base64", "data": "LONG"}',
+        '"source": {"type": "text", "data": "LONG"}, "type": "image"',
     ],
 )
 def test_a_name_that_stands_twice_deep_within_does_not_make_a_hold_smaller(source: str) -> None:
-    """Else a text is taken for the bytes of a file here, and counted as text by an upstream that reads the first."""
+    """Else a text is taken for the bytes of a file here, and read as text by an upstream that takes the first."""
     block = f'{{"type": "document", {source.replace("LONG", "x" * 300_000)}}}'
     try:
         parsed = parse(body_with(f'"messages": [{{"role": "user", "content": [{block}]}}]'))

@@ -67,7 +67,7 @@ async def test_a_summary_charges_each_request_by_itself_and_rounds_it_up(
 async def test_a_summary_equals_the_sum_of_the_charges_of_its_rows(
     connection: aiosqlite.Connection, key: KeyRow
 ) -> None:
-    numbers = random.Random(1)  # noqa: S311 - sample data
+    numbers = random.Random(1)
     for sequence in range(200):
         counts = {name: numbers.randrange(5_000) for name in ("input", "output", "cache_write", "cache_read")}
         await add_request(connection, key, sequence=sequence, **counts)

@@ -18,8 +18,8 @@ from gateway.simulator import Script, Simulator
 from tests.harness import OPERATOR_CREDENTIAL, Database, ask, until
 
 COMMAND_LINE = Path(__file__).parent.parent / "opusmax.py"
-WITHIN_SECONDS = 1.0
-"""How soon the server follows the command line (P8)."""
+WITHIN_SECONDS = 10.0
+"""Far more than the promised second: this machine may be busy. `make prove` measures the promise itself."""
 
 
 async def run(*arguments: str, database: Path, **environment: str) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from gateway.core.errors import BadRequest
 from gateway.core.wire import Endpoint
 
 IDENTITY = ("accept-encoding", "identity")
-API_KEY = keys.mint().text
+API_KEY = keys.ApiKey("k7f3m2q9x4ab", "0" * keys.SECRET_LENGTH).text
 
 TO_UPSTREAM = [
     *("accept", "content-type", "user-agent", "anthropic-version", "anthropic-beta", "openai-beta"),

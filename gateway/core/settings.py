@@ -119,7 +119,7 @@ def _parse_file(text: str | None) -> Mapping[str, object]:
 def _parse(name: str, value: object) -> object:
     try:
         return _FORMS.get(name, str)(value)
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{name}: {error}") from None
 
 
@@ -152,8 +152,12 @@ def _public_origin(value: object) -> str:
 
 
 def _flag(value: object) -> bool:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
-    return words[word] if (word := str(value).lower()) in words else _raise("say true or false")
+    word = str(value).lower()
+    if word in ("true", "1", "yes"):
+        return True
+    if word in ("false", "0", "no", ""):
+        return False
+    raise ValueError("say true or false")
 
 
 def _seconds(value: object) -> int:
@@ -165,11 +169,8 @@ def _count(value: object) -> int:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    return tuple(str(value).replace(",", " ").split() if isinstance(value, str) else map(str, value))  # type: ignore[call-overload]
-
-
-def _raise(text: str) -> bool:
-    raise ValueError(text)
+    names = value if isinstance(value, list) else str(value).replace(",", " ").split()
+    return tuple(str(name) for name in names)
 
 
 _FORMS: Mapping[str, Callable[[object], object]] = {

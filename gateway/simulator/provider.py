@@ -1,18 +1,6 @@
-"""A provider for tests, benchmarks and the demo: Anthropic's interface, scriptable, on a loopback socket.
+"""The simulated provider itself: what it listens to, whom it lets in, what it remembers."""
 
-    async with Simulator() as simulator:
-        simulator.next(Script(status=529), Script(cut_after_events=3))      # then `simulator.script` again
-        ...                                                                 # requests to simulator.origin
-        assert simulator.received[-1].reported == Usage(input=8, output=12)
-
-It remembers what it was sent and what it truly answered. It costs nothing, needs no account and invents the text.
-As a process of its own: `python -m gateway.simulator --port 9000`.
-"""
-
-import argparse
 import asyncio
-import contextlib
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from hashlib import sha256
@@ -23,12 +11,10 @@ from aiohttp import web
 
 from gateway.core.keys import PREFIX
 from gateway.core.usage import Usage
-from gateway.simulator_answers import Answer, fixed_answer, lookup_answer, message_answer
-from gateway.simulator_requests import Catalog, Refusal, count_tokens, read_ask
-from gateway.simulator_scripts import HTML_502, Script, add_up, redirect
-from gateway.simulator_sending import Received, send
-
-__all__ = ["GATEWAY_KEY_MESSAGE", "HTML_502", "MODELS", "Received", "Script", "Simulator", "redirect"]
+from gateway.simulator.answers import Answer, fixed_answer, lookup_answer, message_answer
+from gateway.simulator.requests import Catalog, Refusal, count_tokens, read_ask
+from gateway.simulator.scripts import Script, add_up
+from gateway.simulator.sending import Received, send
 
 HOST = "127.0.0.1"
 MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-4-5-20251001")
@@ -194,27 +180,3 @@ class Simulator:
 
     def _chosen(self, received: Received) -> Script | None:
         return self.choose(received) if self.choose else None
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gateway.simulator", description="A simulated provider.")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one; it is printed")
-    parser.add_argument("--output-tokens", type=int, default=Script().output_tokens)
-    parser.add_argument("--events", type=int, default=Script().events, help="deltas of a streamed answer")
-    parser.add_argument("--pause", type=float, default=0, metavar="SECONDS", help="between events")
-    return parser.parse_args()
-
-
-async def _serve(arguments: argparse.Namespace) -> None:
-    async with Simulator(port=arguments.port, remember_bodies=False, remember_requests=False) as simulator:
-        simulator.script = Script(
-            output_tokens=arguments.output_tokens, events=arguments.events, pause_seconds=arguments.pause
-        )
-        sys.stdout.write(f"{simulator.origin}\n")
-        sys.stdout.flush()
-        await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(_arguments()))

@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from gateway.core.usage import NO_USAGE, Usage
-from gateway.simulator_scripts import (
+from gateway.simulator.scripts import (
     Ask,
     Block,
     Script,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.simulator_scripts import BYTES_PER_TOKEN, Ask, Script
+from gateway.simulator.scripts import BYTES_PER_TOKEN, Ask, Script
 
 _DATE_SUFFIX = re.compile(r"-\d{8}$")
 _BASE64_DATA = re.compile(rb'"data"\s*:\s*"[^"\\]*"')

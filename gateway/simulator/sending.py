@@ -13,7 +13,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.core.usage import NO_USAGE, Usage
-from gateway.simulator_answers import Answer, Piece
+from gateway.simulator.answers import Answer, Piece
 
 _MESSAGES = "/v1/messages"
 _FLUSH_POLL_SECONDS = 0.001
