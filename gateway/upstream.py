@@ -6,39 +6,38 @@
 
 Scheme, host and path are constants. No redirects, no proxies out of the environment, no cookies, nothing unpacked,
 nothing tried twice once a byte may have been processed. Leaving the block before the answer's end closes the
-connection, so that the upstream stops working. Whatever goes wrong becomes a `GatewayError` here.
+connection, so that the upstream stops working. Whatever goes wrong with the upstream is a `GatewayError`; what the
+block itself raises passes as it is. The exchange itself: exchange.py.
 """
 
 import asyncio
 import itertools
-import logging
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections.abc import Sequence
+from types import TracebackType
+from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
-from yarl import URL
 
-from gateway.core.errors import (
-    GatewayError,
-    UpstreamBroke,
-    UpstreamCredentialRefused,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from gateway.core.errors import BadRequest, UpstreamBroke, UpstreamCredentialRefused
 from gateway.core.settings import Settings
-from gateway.core.wire import Endpoint, Headers
+from gateway.core.wire import Endpoint
+from gateway.exchange import Answer, Connection, Patience, report
 from gateway.logs import Event
+from gateway.pool import Pool
 
-MAX_HEADER_BYTES = 64 * 2**10
-READ_BUFFER_BYTES = 64 * 2**10
-"""How much of an answer may wait for a slow client before the upstream is made to wait."""
+__all__ = ["Answer", "Upstream"]
+
 KEEP_ALIVE_SECONDS = 30
 """Idle connections are closed well before a provider does, so that none turns out dead when it is used."""
 MAX_LISTED_MODELS = 1_000
 MODELS_TIMEOUT_SECONDS = 20
+MAX_MODEL_LIST_BYTES = 16 * 2**20
 
-_log = logging.getLogger("opusmax.upstream")
+_OWN_HEADERS = (("anthropic-version", "2023-06-01"), ("accept-encoding", "identity"))
+_HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_TARGET = re.compile(r"/[!-~]*", re.ASCII)
+_LINE_BREAKERS = re.compile(r"[\r\n\0]")
 
 
 class _ListedModel(msgspec.Struct):
@@ -49,130 +48,104 @@ class _ModelList(msgspec.Struct):
     data: list[_ListedModel]
 
 
-class Answer:
-    """An upstream's answer, its head known, its body still to come."""
-
-    def __init__(self, response: aiohttp.ClientResponse, silence: asyncio.Timeout, silence_seconds: float) -> None:
-        self.status = response.status
-        self.headers: Headers = response.headers.items()
-        self.content_type = response.headers.get("content-type", "")
-        self.content_encoding = response.headers.get("content-encoding", "")
-        self.content_length = response.content_length
-        self._response = response
-        self._silence = silence
-        self._silence_seconds = silence_seconds
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, in pieces as they were received. Ends only where the upstream ended it properly."""
-        now = asyncio.get_running_loop().time
-        self._silence.reschedule(now() + self._silence_seconds)
-        async for chunk in self._response.content.iter_any():
-            yield chunk
-            self._silence.reschedule(now() + self._silence_seconds)
-
-
 class Upstream:
     """The provider."""
 
     def __init__(self, settings: Settings, credentials: Sequence[str]) -> None:
-        self._origin = settings.anthropic_url
-        self._first_byte_seconds = settings.first_byte_timeout_seconds
-        self._silence_seconds = settings.silence_timeout_seconds
+        self._host = urlsplit(settings.anthropic_url).netloc
         self._credentials = itertools.cycle(credentials)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=settings.connect_timeout_seconds),
-            auto_decompress=False,
-            trust_env=False,
-            skip_auto_headers=("accept", "accept-encoding", "content-type", "user-agent"),
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
+        self._pool = Pool(
+            settings.anthropic_url,
+            Patience(
+                connect=settings.connect_timeout_seconds,
+                first_byte=settings.first_byte_timeout_seconds,
+                silence=settings.silence_timeout_seconds,
+                idle=KEEP_ALIVE_SECONDS,
+            ),
         )
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._pool.close()
 
-    @asynccontextmanager
-    async def send(
+    def send(
         self,
         endpoint: Endpoint,
         headers: Sequence[tuple[str, str]],
         query: str = "",
         body: bytes | None = None,
         model_id: str = "",
-    ) -> AsyncIterator[Answer]:
+    ) -> "Sending":
         """Send a request with the operator's credential. Raises a `GatewayError` for whatever fails."""
-        url = URL(self._origin + endpoint.path.format(model_id=model_id) + (query and f"?{query}"), encoded=True)
-        try:
-            async with (
-                asyncio.timeout(self._first_byte_seconds) as silence,
-                self._session.request(
-                    endpoint.method,
-                    url,
-                    headers=[*headers, ("x-api-key", next(self._credentials))],
-                    data=body,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                _check_status(response.status)
-                yield Answer(response, silence, self._silence_seconds)
-        except GatewayError:
-            raise
-        except aiohttp.ConnectionTimeoutError:
-            raise _report(Event.UPSTREAM_UNREACHABLE, _unreachable()) from None
-        except TimeoutError:
-            raise _report(Event.UPSTREAM_TIMED_OUT, _timed_out()) from None
-        except aiohttp.ClientConnectorError:
-            raise _report(Event.UPSTREAM_UNREACHABLE, _unreachable()) from None
-        except aiohttp.ClientError:
-            raise _report(Event.UPSTREAM_BROKE, _broke()) from None
+        target = endpoint.path.format(model_id=model_id) + (query and f"?{query}")
+        fields = [("host", self._host), *headers, ("x-api-key", next(self._credentials))]
+        if body is not None:
+            fields.append(("content-length", str(len(body))))
+        return Sending(self._pool, _request_head(endpoint.method, target, fields), body or b"")
 
     async def list_models(self) -> list[str]:
         """The ids of all models that the upstream offers. Raises `GatewayError`."""
+        body = bytearray()
         try:
             async with (
                 asyncio.timeout(MODELS_TIMEOUT_SECONDS),
                 self.send(Endpoint.MODELS, _OWN_HEADERS, f"limit={MAX_LISTED_MODELS}") as answer,
             ):
-                body = b"".join([chunk async for chunk in answer.chunks()])
+                async for chunk in answer.chunks():
+                    body += chunk
+                    if len(body) > MAX_MODEL_LIST_BYTES:
+                        break
             return [model.id for model in msgspec.json.decode(body, type=_ModelList).data]
         except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
-            raise _broke() from None
+            raise UpstreamBroke("The provider's list of models cannot be read.") from None
 
 
-_OWN_HEADERS = (("anthropic-version", "2023-06-01"), ("accept-encoding", "identity"))
+class Sending:
+    """One exchange, as an `async with` block that gives its answer."""
+
+    def __init__(self, pool: Pool, head: bytes, body: bytes) -> None:
+        self._pool = pool
+        self._head = head
+        self._body = body
+        self._connection: Connection | None = None
+
+    async def __aenter__(self) -> Answer:
+        self._connection = await self._pool.take()
+        try:
+            answer = await self._connection.ask(self._head, self._body)
+            _check_status(answer.status)
+        except BaseException:
+            self._connection.close()
+            raise
+        return answer
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._connection is not None:
+            self._pool.give_back(self._connection)
+
+
+def _request_head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
+    """The head of a request. Raises `BadRequest` for anything that would change its shape.
+
+    Bytes beyond ASCII leave as they came to the server, which reads header values in the same way.
+    """
+    names = "".join([name for name, _ in headers])
+    values = "".join([value for _, value in headers])
+    if not (_TARGET.fullmatch(target) and _HEADER_NAMES.fullmatch(names)) or _LINE_BREAKERS.search(values):
+        raise BadRequest("A header has a form that cannot be passed on.")
+    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers], "\r\n"]
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _check_status(status: int) -> None:
     """Some answers must not reach the client: they speak to the operator, or lead elsewhere."""
     if status == 401:
-        raise _report(
-            Event.UPSTREAM_CREDENTIAL_REFUSED,
-            UpstreamCredentialRefused(
-                "The provider did not accept this server's own credential. Your API key is not the cause;"
-                " the administrator needs to look at it."
-            ),
+        refused = UpstreamCredentialRefused(
+            "The provider did not accept this server's own credential. Your API key is not the cause;"
+            " the administrator needs to look at it."
         )
+        raise report(Event.UPSTREAM_CREDENTIAL_REFUSED, refused)
     if not 200 <= status < 300 and not 400 <= status < 600:
-        raise _report(
-            Event.UPSTREAM_REDIRECTED, UpstreamBroke("The provider gave an answer that is not passed on.")
-        )
-
-
-def _report(event: Event, error: GatewayError) -> GatewayError:
-    _log.warning(event)
-    return error
-
-
-def _unreachable() -> UpstreamUnreachable:
-    return UpstreamUnreachable("The provider cannot be reached just now.")
-
-
-def _broke() -> UpstreamBroke:
-    return UpstreamBroke("The connection to the provider broke.")
-
-
-def _timed_out() -> UpstreamTimeout:
-    return UpstreamTimeout("The provider did not answer in time.")
+        not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
+        raise report(Event.UPSTREAM_REDIRECTED, not_passed)

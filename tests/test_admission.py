@@ -203,7 +203,7 @@ async def test_a_row_that_a_crash_left_in_flight_is_kept_at_its_hold(
     text, key = await database.create_key(budgets=[(1_000, HOUR_MS)])
     provider.script = Script(stall_after_events=1)
     async with (
-        serving(provider, database.path, drain_seconds=0) as origin,
+        serving(provider, database.path, drain_seconds="1s") as origin,
         aiohttp.ClientSession(origin) as session,
         session.post("/v1/messages", json=ask(stream=True), headers={"x-api-key": text}) as answer,
     ):
@@ -262,7 +262,7 @@ async def test_an_answer_that_cannot_finish_in_the_drain_time_breaks_and_is_sett
     provider: Simulator, database: Database, alice: tuple[str, Key]
 ) -> None:
     provider.script = Script(stall_after_events=3)
-    async with serving(provider, database.path, drain_seconds=0) as origin:
+    async with serving(provider, database.path, drain_seconds="1s") as origin:
         running = asyncio.create_task(send(origin, alice[0], ask(stream=True)))
         await provider.arrived(1)
         await asyncio.sleep(0.1)

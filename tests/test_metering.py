@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.anthropic import MOST_BELIEVED_TOKENS
 from gateway.core.limits import Hold
 from gateway.core.metering import (
     MAX_JSON_BYTES,
-    MOST_BELIEVED_TOKENS,
     JsonMeter,
     Measurement,
     Meter,

@@ -7,7 +7,7 @@ show_wait(7_800_000) == "2h 10m"
 """
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 
 SECOND_MS = 1_000
@@ -16,20 +16,23 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 WEEK_MS = 7 * DAY_MS
 
-_AMOUNT = re.compile(r"(\d+)(?:\.(\d+))?([kKmMgG]?)")
+_AMOUNT = re.compile(r"(\d{1,18}|\d{1,3}(?:[_,]\d{3}){1,5})(?:\.(\d{1,9}))?([kKmMgG]?)", re.ASCII)
 _AMOUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_DURATION = re.compile(r"(\d+)([smhdw])")
+_DURATION = re.compile(r"(\d{1,15})([smhdw])", re.ASCII)
 _DURATION_UNITS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
 MAX_AMOUNT = 10**15
 MAX_DURATION_MS = 100 * 366 * DAY_MS
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ONE_MS = timedelta(milliseconds=1)
 
 
 def parse_amount(text: str) -> int:
     """A count: `1500`, `1_500`, `500k`, `2M`, `1.5M`. Raises `ValueError` with a text for people."""
-    match = _AMOUNT.fullmatch(text.strip().replace("_", "").replace(",", ""))
+    match = _AMOUNT.fullmatch(text.strip())
     if match is None:
         raise ValueError("an amount looks like 1500, 500k or 2M")
-    whole, fraction, unit = match[1], match[2] or "", _AMOUNT_UNITS[match[3].lower()]
+    whole, fraction = re.sub(r"\D", "", match[1]), match[2] or ""
+    unit = _AMOUNT_UNITS[match[3].lower()]
     scaled, rest = divmod(int(whole + fraction) * unit, int(10 ** len(fraction)))
     if rest or scaled > MAX_AMOUNT:
         raise ValueError(f"an amount is a whole number of at most {MAX_AMOUNT:,}")
@@ -58,6 +61,8 @@ def parse_expiry(text: str, now_ms: int) -> int:
     expires = to_ms(datetime.combine(day, time_of_day.max, UTC)) + 1
     if expires <= now_ms:
         raise ValueError("that day is over already")
+    if expires > now_ms + MAX_DURATION_MS:
+        raise ValueError("a key expires within 100 years, or never")
     return expires
 
 
@@ -116,8 +121,8 @@ def show_stamp(time_ms: int) -> str:
 
 
 def from_ms(time_ms: int) -> datetime:
-    return datetime.fromtimestamp(time_ms / SECOND_MS, UTC)
+    return _EPOCH + time_ms * _ONE_MS
 
 
 def to_ms(moment: datetime) -> int:
-    return int(moment.timestamp() * SECOND_MS)
+    return (moment - _EPOCH) // _ONE_MS

@@ -9,10 +9,11 @@ not show at all - files by id or address, PDFs, tools that the provider runs - h
     20 kB of text and a 1 MB picture          6,667 + 4,784
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 
+from gateway.core.objects import Fields, NameTwice, read_object
 from gateway.core.settings import Settings
 
 BYTES_PER_TOKEN = 3
@@ -24,27 +25,9 @@ _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs: what they give back comes in a later request."""
 
 
-class _Source(msgspec.Struct):
-    type: str | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
-
-
-class _Block(msgspec.Struct):
-    type: str | None = None
-    source: str | _Source | None = None
-    content: "str | list[_Block] | _Block | None" = None
-
-
-class _Message(msgspec.Struct):
-    content: str | list[_Block] | None = None
-
-
-class _Tool(msgspec.Struct):
-    type: str | None = None
-
-
-_MESSAGES = msgspec.json.Decoder(list[_Message])
-_TOOLS = msgspec.json.Decoder(list[_Tool])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_TEXT = msgspec.json.Decoder(str | None)
+_NOTHING = msgspec.Raw(b"null")
 
 
 class Estimator:
@@ -56,7 +39,7 @@ class Estimator:
         self._image_tokens = settings.image_tokens
         self._unbounded_tokens = settings.unbounded_input_tokens
 
-    def input_tokens(self, body: bytes, fields: Mapping[str, msgspec.Raw]) -> int:
+    def input_tokens(self, body: bytes, fields: Fields) -> int:
         """The bound for a Messages body whose top level is `fields`."""
         hidden_bytes, extra_tokens = 0, 0
         if any(mention in body for mention in _MENTIONS):
@@ -64,42 +47,62 @@ class Estimator:
         extra_tokens += self._unbounded_tokens * (_server_tools(fields) + ("mcp_servers" in fields))
         return -(-(len(body) - hidden_bytes) // BYTES_PER_TOKEN) + extra_tokens
 
-    def _of_messages(self, fields: Mapping[str, msgspec.Raw]) -> tuple[int, int]:
-        """(bytes that are no text, tokens held for them)."""
+    def _of_messages(self, fields: Fields) -> tuple[int, int]:
+        """(bytes that are no text, tokens held for them). A shape that is not known counts as text, and more."""
         hidden_bytes, tokens = 0, 0
         try:
-            messages = _MESSAGES.decode(fields.get("messages", b"[]"))
-        except (msgspec.MsgspecError, RecursionError):
-            return 0, self._unbounded_tokens  # a shape we do not know: all of it counts as text, and more
-        for block in (block for message in messages for block in _blocks(message.content)):
-            source = block.source if isinstance(block.source, _Source) else _Source()
-            if block.type == "image":
-                tokens += self._image_tokens
-                hidden_bytes += len(bytes(source.data))
-            elif block.type == "document" and source.type not in ("text", "content"):
-                tokens += self._unbounded_tokens
-                hidden_bytes += len(bytes(source.data))
-            elif block.type == "container_upload":
-                tokens += self._unbounded_tokens
+            for message in _list(fields.get("messages", _NOTHING)):
+                for block in _blocks(read_object(bytes(message)).get("content", _NOTHING)):
+                    of_block_bytes, of_block_tokens = self._of_block(block)
+                    hidden_bytes += of_block_bytes
+                    tokens += of_block_tokens
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NameTwice):
+            return 0, self._unbounded_tokens
         return hidden_bytes, tokens
 
+    def _of_block(self, block: Fields) -> tuple[int, int]:
+        source = _object(block.get("source", _NOTHING))
+        data_bytes = len(bytes(source.get("data", b"")))
+        match _text(block.get("type", _NOTHING)):
+            case "image":
+                return data_bytes, self._image_tokens
+            case "document" if _text(source.get("type", _NOTHING)) not in ("text", "content"):
+                return data_bytes, self._unbounded_tokens
+            case "container_upload":
+                return 0, self._unbounded_tokens
+            case _:
+                return 0, 0
 
-def _blocks(content: str | list[_Block] | _Block | None) -> Iterator[_Block]:
-    """All blocks of a content, those within tool results and documents too."""
-    if isinstance(content, _Block):
-        content = [content]
-    if isinstance(content, list):
-        for block in content:
+
+def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
+    """All blocks of a content, those within tool results and documents too. It may be a text or one block."""
+    items = _list(content) if bytes(content).startswith(b"[") else [content]
+    for item in items:
+        block = _object(item)
+        if block:
             yield block
-            yield from _blocks(block.content)
+            yield from _blocks(block.get("content", _NOTHING))
+            yield from _blocks(_object(block.get("source", _NOTHING)).get("content", _NOTHING))
 
 
-def _server_tools(fields: Mapping[str, msgspec.Raw]) -> int:
-    raw = fields.get("tools")
-    if raw is None:
-        return 0
+def _object(raw: msgspec.Raw) -> Fields:
+    data = bytes(raw)
+    return read_object(data) if data.startswith(b"{") else {}
+
+
+def _list(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    return _LIST.decode(raw) or []
+
+
+def _text(raw: msgspec.Raw) -> str:
+    return _TEXT.decode(raw) or ""
+
+
+def _server_tools(fields: Fields) -> int:
+    """How many tools the provider runs: what they read is input too."""
     try:
-        tools = _TOOLS.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+        tools = [read_object(bytes(tool)) for tool in _list(fields.get("tools", _NOTHING))]
+        types = [_text(tool.get("type", _NOTHING)) for tool in tools]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NameTwice):
         return 1
-    return sum(1 for tool in tools if tool.type and not tool.type.startswith(_CLIENT_TOOLS))
+    return sum(1 for name in types if name and not name.startswith(_CLIENT_TOOLS))

@@ -14,7 +14,7 @@ then the next requests wait. `overdraft` trades exactness for more requests at o
 `used` is below the budget, and holds may reach beyond it by so much.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.core.buckets import TokenBucket
@@ -58,6 +58,8 @@ class BudgetDenial:
     """When it would fit if nothing else happened; `None`: never."""
     by_running: bool
     """It would fit once running requests end, so `at_ms` is a hint."""
+    smaller_fits: bool
+    """With the least of output the request would be admitted now (`SIZE`: by a key that has used nothing)."""
 
 
 Denial = PaceDenial | BudgetDenial
@@ -95,14 +97,16 @@ class KeyLimits:
         self.key = fresh.key
 
     def admit(self, hold: Hold, now_ms: int) -> Denial | None:
-        """Take the hold and return `None`, or take nothing and say why not."""
-        denial = self._deny_by_budgets(hold.charge, now_ms) or self._deny_by_pace(now_ms)
-        if denial is None:
-            self.running += 1
-            self.held += hold.charge
-            if self._requests is not None:
-                self._requests.take(1, now_ms)
-        return denial
+        """Take the hold and return `None`, or take nothing and return the denial that lasts longest: waiting for
+        another one would be in vain."""
+        denials: list[Denial] = [*self._deny_by_budgets(hold, now_ms), *self._deny_by_pace(now_ms)]
+        if denials:
+            return max(denials, key=_lasts)
+        self.running += 1
+        self.held += hold.charge
+        if self._requests is not None:
+            self._requests.take(1, now_ms)
+        return None
 
     def settle(self, hold: Hold, started_ms: int, charge: int, now_ms: int) -> None:
         """Give the hold back and count what was used. Call it once for each admission."""
@@ -139,43 +143,59 @@ class KeyLimits:
             all_by_ms=window.below_at(0) if window.used else None,
         )
 
-    def _deny_by_budgets(self, charge: int, now_ms: int) -> BudgetDenial | None:
-        """The denial that lasts longest, since waiting for another one would be in vain."""
-        denials = [
-            denial
-            for place in range(len(self._windows))
-            if (denial := self._deny_by_budget(place, charge, now_ms)) is not None
-        ]
-        return max(denials, key=_lasts, default=None)
+    def _deny_by_budgets(self, hold: Hold, now_ms: int) -> Iterator[BudgetDenial]:
+        for place in range(len(self._windows)):
+            denial = self._deny_by_budget(place, hold, now_ms)
+            if denial is not None:
+                yield denial
 
-    def _deny_by_budget(self, place: int, charge: int, now_ms: int) -> BudgetDenial | None:
-        tokens, window = self.key.budgets[place].tokens, self._windows[place]
+    def _deny_by_budget(self, place: int, hold: Hold, now_ms: int) -> BudgetDenial | None:
+        window, tokens = self._windows[place], self.key.budgets[place].tokens
         window.advance(now_ms)
-        room = tokens + self.key.overdraft
-        may_start = window.used < tokens
-        if may_start and window.used + self.held + charge <= room:
+        if self._has_room(place, hold.charge):
             return None
-        if charge > room:
-            refusal, by_running, at_ms = Refusal.SIZE, False, None
-        elif may_start and window.used + charge <= room:
-            refusal, by_running, at_ms = Refusal.BUDGET, True, now_ms + RUNNING_HINT_MS
+        room = tokens + self.key.overdraft
+        least = hold.input + 1
+        refusal, by_running, at_ms = Refusal.BUDGET, False, None
+        if hold.charge > room:
+            refusal = Refusal.SIZE
+            smaller_fits = all(least <= budget.tokens + self.key.overdraft for budget in self.key.budgets)
         else:
-            refusal, by_running = Refusal.BUDGET, False
-            at_ms = window.below_at(min(room - charge, tokens - 1))
-        status = self._budget_status(place, now_ms)
-        return BudgetDenial(refusal=refusal, budget=status, at_ms=at_ms, by_running=by_running)
+            by_running = window.used < tokens and window.used + hold.charge <= room
+            at_ms = now_ms + RUNNING_HINT_MS
+            if not by_running:
+                at_ms = window.below_at(min(room - hold.charge, tokens - 1))
+            smaller_fits = self._fits_now(least, now_ms)
+        return BudgetDenial(
+            refusal=refusal,
+            budget=self._budget_status(place, now_ms),
+            at_ms=at_ms,
+            by_running=by_running,
+            smaller_fits=smaller_fits,
+        )
 
-    def _deny_by_pace(self, now_ms: int) -> PaceDenial | None:
+    def _has_room(self, place: int, charge: int) -> bool:
+        """Whether a hold fits into one budget, whose window is up to date."""
+        tokens, used = self.key.budgets[place].tokens, self._windows[place].used
+        return used < tokens and used + self.held + charge <= tokens + self.key.overdraft
+
+    def _fits_now(self, charge: int, now_ms: int) -> bool:
+        """Whether a hold would be admitted by all limits."""
+        for window in self._windows:
+            window.advance(now_ms)
+        has_room = all(self._has_room(place, charge) for place in range(len(self._windows)))
+        return has_room and not any(self._deny_by_pace(now_ms))
+
+    def _deny_by_pace(self, now_ms: int) -> Iterator[PaceDenial]:
         concurrency = self.key.concurrency
         if concurrency is not None and self.running >= concurrency:
-            return PaceDenial(refusal=Refusal.CONCURRENCY, at_ms=now_ms + RUNNING_HINT_MS)
+            yield PaceDenial(refusal=Refusal.CONCURRENCY, at_ms=now_ms + RUNNING_HINT_MS)
         if self._requests is not None and (wait_ms := self._requests.wait_for(1, now_ms)):
-            return PaceDenial(refusal=Refusal.REQUESTS, at_ms=now_ms + wait_ms)
+            yield PaceDenial(refusal=Refusal.REQUESTS, at_ms=now_ms + wait_ms)
         if self._tokens is not None and (wait_ms := self._tokens.wait_for(0, now_ms)):
-            return PaceDenial(refusal=Refusal.TOKENS, at_ms=now_ms + wait_ms)
-        return None
+            yield PaceDenial(refusal=Refusal.TOKENS, at_ms=now_ms + wait_ms)
 
 
-def _lasts(denial: BudgetDenial) -> tuple[bool, bool, int]:
+def _lasts(denial: Denial) -> tuple[bool, bool, int]:
     """Orders denials: too large for ever, then without an end, then by their end."""
     return denial.refusal is Refusal.SIZE, denial.at_ms is None, denial.at_ms or 0

@@ -1,12 +1,9 @@
 """What the limits need to know of a request body; the body itself travels on as the bytes it came in.
 
-The top level is decoded once, each value kept raw. Two parsers could disagree about a name that stands there twice
-(one takes the first, another the last), so limits could be held against one model and the other be run. Such a
-body is refused, and so is every other that is not exactly one JSON object in UTF-8.
+Its top level is decoded once, each value kept raw. A body that is not exactly one JSON object in UTF-8, or that
+names a field twice, is refused.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,18 +12,15 @@ import msgspec
 from gateway.core.errors import BadRequest
 from gateway.core.estimate import Estimator
 from gateway.core.limits import Hold
+from gateway.core.objects import Fields, NameTwice, read_object
 
 MAX_MODEL_LENGTH = 256
 MAX_OUTPUT_TOKENS = 2**31 - 1
 
-_TOP_LEVEL = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXT = msgspec.json.Decoder(str)
 _INTEGER = msgspec.json.Decoder(int)
 _BOOLEAN = msgspec.json.Decoder(bool | None)
-_NAME = re.compile(rb'[ \t\r\n]*"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
-_NEXT = re.compile(rb"[ \t\r\n]*([,}])")
 
-Fields = Mapping[str, msgspec.Raw]
 T = TypeVar("T")
 
 
@@ -79,37 +73,12 @@ def _decode(body: bytes) -> Fields:
     """The top level of a body. Every error is dropped with its cause: both hold pieces of the body."""
     try:
         body.decode()  # the parser checks strings only where it builds them
-        fields = _TOP_LEVEL.decode(body)
+        return read_object(body)
+    except NameTwice:
+        raise BadRequest("The request body names a field twice.") from None
     except msgspec.ValidationError:
         raise BadRequest("The request body is not a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadRequest("The request body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise BadRequest("The request body is nested too deeply.") from None
-    if not _stands_for(body, fields):
-        raise BadRequest("The request body names a field twice.")
-    return fields
-
-
-def _stands_for(body: bytes, fields: Fields) -> bool:
-    """Whether `fields` are all that stands in `body`: a second value of a name shows as a first one that differs,
-    or as one name too many. It compares, and parses nothing again: about 3 ms for 32 MiB."""
-    if not fields:
-        return True
-    position, names = body.index(b"{") + 1, 0
-    while True:
-        name = _NAME.match(body, position)
-        value = name and fields.get(_name(name[1]))
-        if not name or value is None or not body.startswith(bytes(value), name.end()):
-            return False
-        names += 1
-        after = _NEXT.match(body, name.end() + len(bytes(value)))
-        if not after:
-            return False
-        if after[1] == b"}":
-            return names == len(fields)
-        position = after.end()
-
-
-def _name(raw: bytes) -> str:
-    return _TEXT.decode(b'"%b"' % raw) if b"\\" in raw else raw.decode()

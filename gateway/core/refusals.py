@@ -34,7 +34,7 @@ def explain(denial: Denial, hold: Hold, key: Key, now_ms: int, signpost: Signpos
     if isinstance(denial, PaceDenial):
         return _pace_error(denial, key, now_ms, signpost)
     if denial.refusal is Refusal.SIZE:
-        return NeverFits(_never_fits(denial.budget, hold, key.overdraft, signpost), refusal=denial.refusal)
+        return NeverFits(_never_fits(denial, hold, key.overdraft, signpost), refusal=denial.refusal)
     return _budget_error(denial, hold, now_ms, signpost)
 
 
@@ -52,14 +52,16 @@ def _pace_error(denial: PaceDenial, key: Key, now_ms: int, signpost: Signpost) -
     )
 
 
-def _never_fits(budget: BudgetStatus, hold: Hold, overdraft: int, signpost: Signpost) -> str:
+def _never_fits(denial: BudgetDenial, hold: Hold, overdraft: int, signpost: Signpost) -> str:
+    budget = denial.budget
     room = budget.tokens + overdraft
     if hold.input > room:
         part = f"its input alone is estimated at {hold.input:,} tokens"
     elif hold.output > room:
         part = f"its max_tokens alone is {hold.output:,}"
     else:
-        part = f"input about {hold.input:,}, max_tokens {hold.output:,}; a smaller max_tokens helps"
+        smaller = "; a smaller max_tokens helps" if denial.smaller_fits else ""
+        part = f"input about {hold.input:,}, max_tokens {hold.output:,}{smaller}"
     return (
         f"This request may need {hold.charge:,} tokens and can never fit: this key may use {room:,}"
         f" {_in_window(budget)} ({part}). Ask {signpost.whom_to_ask} for a larger budget."
@@ -72,7 +74,7 @@ def _budget_error(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signp
     if denial.by_running:
         return LimitExceeded(
             f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
-            f" {_in_window(budget)}, and running requests hold {budget.held:,} of them for now."
+            f" {_in_window(budget)}, and running requests hold {min(budget.held, budget.left):,} of them for now."
             f" Try again in {wait_seconds} s. Usage: {signpost.usage_url}",
             refusal=denial.refusal,
             retry_after_seconds=wait_seconds,
@@ -98,11 +100,10 @@ def _does_not_fit(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signp
         f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
         f" {_in_window(budget)}."
     )
-    smaller_helps = hold.input + budget.held < budget.left
     if denial.at_ms is None:
-        smaller = " A smaller max_tokens works now, or ask" if smaller_helps else " Ask"
+        smaller = " A smaller max_tokens works now, or ask" if denial.smaller_fits else " Ask"
         return f"{text}{smaller} {signpost.whom_to_ask} for more."
-    smaller = "; a smaller max_tokens works now" if smaller_helps else ""
+    smaller = "; a smaller max_tokens works now" if denial.smaller_fits else ""
     return f"{text} It fits again at {_when(denial.at_ms, now_ms)}{smaller}."
 
 

@@ -134,6 +134,8 @@ def _origin(value: object) -> str:
     parts = urlsplit(str(value))
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("an origin looks like https://api.example.com")
+    if parts.port == 0:  # and `port` itself raises for what is none
+        raise ValueError("port 0 is none")
     if parts.username or parts.password or parts.path not in ("", "/"):
         raise ValueError("an origin has no path, user or password")
     return f"{parts.scheme}://{parts.netloc}"
@@ -161,7 +163,9 @@ def _flag(value: object) -> bool:
 
 
 def _seconds(value: object) -> int:
-    return int(value) if isinstance(value, int) else amounts.parse_duration(str(value)) // amounts.SECOND_MS
+    """At least one second; a plain number means seconds."""
+    text = str(value)
+    return amounts.parse_duration(f"{text}s" if text.isdecimal() else text) // amounts.SECOND_MS
 
 
 def _count(value: object) -> int:
@@ -169,8 +173,10 @@ def _count(value: object) -> int:
 
 
 def _names(value: object) -> tuple[str, ...]:
-    names = value if isinstance(value, list) else str(value).replace(",", " ").split()
-    return tuple(str(name) for name in names)
+    names = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("names look like a, b, c")
+    return tuple(names)
 
 
 _FORMS: Mapping[str, Callable[[object], object]] = {

@@ -7,11 +7,13 @@ event are joined; a blank line completes it. Only data is kept: names, ids and c
 MAX_EVENT_BYTES = 16 * 2**20
 """A larger event is passed over (it still reaches the client): memory for each stream must have an end."""
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 class EventReader:
     """Fed with chunks as they come, gives the data of each event that they complete."""
 
-    __slots__ = ("_after_cr", "_data", "_data_bytes", "_line", "_line_bytes")
+    __slots__ = ("_after_cr", "_data", "_data_bytes", "_is_first", "_line", "_line_bytes")
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -20,11 +22,13 @@ class EventReader:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._after_cr = False
+        self._is_first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order."""
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
+        if self._after_cr and chunk:
+            self._after_cr = False
+            chunk = chunk.removeprefix(b"\n")
         if not chunk:
             return []
         self._after_cr = chunk.endswith(b"\r")
@@ -52,6 +56,9 @@ class EventReader:
 
     def _take(self, line: bytes) -> bytes | None:
         """The data of the event that this line completes, if it does."""
+        if self._is_first:
+            self._is_first = False
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         if line.startswith(b"data:"):
             self._data_bytes += len(line)
             if self._data_bytes <= MAX_EVENT_BYTES:

@@ -7,9 +7,10 @@ closed list below, and the upstream's address is built from that endpoint's own 
 import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from gateway.core.errors import BadRequest
+from gateway.core.keys import PREFIX
 
 
 class Endpoint(Enum):
@@ -120,10 +121,10 @@ def upstream_query(endpoint: Endpoint, raw_query: str) -> str:
     """
     if not raw_query:
         return ""
-    if "sk-ant-" in raw_query:
+    if PREFIX in unquote(raw_query):
         raise BadRequest("The API key belongs in the x-api-key or authorization header, never in the address.")
     allowed = QUERY_PARAMETERS[endpoint]
-    kept = [(name, value) for name, value in parse_qsl(raw_query, max_num_fields=None) if name in allowed]
+    kept = [(name, value) for name, value in parse_qsl(raw_query) if name in allowed]
     for name, value in kept:
         if not _QUERY_VALUE.fullmatch(value):
             raise BadRequest(f"The query parameter {name} has a value that makes no sense.")

@@ -1,0 +1,80 @@
+"""The connections to the one upstream: opened when none is idle, kept for the next request when all went well.
+
+Idle ones are taken newest first, so that the rest grow old and close. One that the upstream closes leaves the pool
+as soon as that is seen.
+"""
+
+import asyncio
+import ssl
+from urllib.parse import urlsplit
+
+from gateway.core.errors import UpstreamUnreachable
+from gateway.exchange import Connection, Patience, report
+from gateway.logs import Event
+
+HAPPY_EYEBALLS_SECONDS = 0.25
+"""RFC 8305: so long is an address tried before the next one is tried beside it."""
+_PORTS = {"http": 80, "https": 443}
+
+
+class Pool:
+    """Connections to one origin. A server's certificate is verified; `http://` is for `Settings` to allow."""
+
+    def __init__(self, origin: str, patience: Patience) -> None:
+        parts = urlsplit(origin)
+        self._host = parts.hostname or ""
+        self._port = parts.port or _PORTS[parts.scheme]
+        self._tls = _verifying() if parts.scheme == "https" else None
+        self._patience = patience
+        self._idle: dict[Connection, None] = {}
+        """As a stack out of whose middle lost ones can be taken."""
+        self._is_closed = False
+
+    async def take(self) -> Connection:
+        """A connection for one exchange. Raises `UpstreamUnreachable`; nothing has been sent then."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if connection.is_open:
+                return connection
+        try:
+            async with asyncio.timeout(self._patience.connect):
+                return await self._connect()
+        except (OSError, UnicodeError):
+            unreachable = UpstreamUnreachable("The provider cannot be reached just now.")
+            raise report(Event.UPSTREAM_UNREACHABLE, unreachable) from None
+
+    def give_back(self, connection: Connection) -> None:
+        """The exchange is over, well or not."""
+        if connection.finish():
+            if self._is_closed:
+                connection.close()
+            else:
+                self._idle[connection] = None
+
+    async def close(self) -> None:
+        """Close what is idle, and whatever is given back later."""
+        self._is_closed = True
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # a transport lets go of its socket one turn of the loop later
+
+    async def _connect(self) -> Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self._patience, self._forget),
+            self._host,
+            self._port,
+            ssl=self._tls,
+            happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
+        )
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+
+
+def _verifying() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
