@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo run test lint types check fmt lock clean
+.PHONY: demo run test prove lint types check fmt lock clean
 
 demo: .venv/ready
 	@exec $(BIN)/python opusmax.py demo
@@ -19,6 +19,10 @@ lint: .venv/dev
 
 types: .venv/dev
 	$(BIN)/mypy
+
+# The promises under fault, at full size; takes some minutes. Its last lines are the figures.
+prove: .venv/dev
+	$(BIN)/python -m pytest prove
 
 check: lint types test
 
