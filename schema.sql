@@ -75,6 +75,51 @@ CREATE TABLE request (
 -- Finds the rows that a crash left in flight without reading the whole ledger.
 CREATE INDEX request_in_flight ON request (key, started, sequence) WHERE status IS NULL;
 
+-- The same figures added up by hour, so that a history of millions of requests is shown at once.
+CREATE TABLE usage_by_hour (
+    key          INTEGER NOT NULL REFERENCES key (id) ON DELETE CASCADE,
+    hour         INTEGER NOT NULL,                         -- time at which the hour began
+    model        TEXT    NOT NULL,                         -- as in the requests, here and below
+    status       INTEGER NOT NULL,
+    requests     INTEGER NOT NULL,                         -- settled requests that started in this hour
+    input        INTEGER NOT NULL,                         -- tokens, here and below
+    output       INTEGER NOT NULL,
+    cache_write  INTEGER NOT NULL,
+    cache_read   INTEGER NOT NULL,
+    charge       INTEGER NOT NULL,                         -- tokens that counted against budgets
+    PRIMARY KEY (key, hour, model, status)
+) STRICT, WITHOUT ROWID;
+
+-- A request counts once, in the commit that settles it: in its key's totals and in its hour. Here and not in the
+-- program, so that no way of settling a request can forget it.
+CREATE TRIGGER request_settled AFTER UPDATE OF status ON request
+WHEN old.status IS NULL AND new.status IS NOT NULL
+BEGIN
+    UPDATE key
+    SET last_used = max(ifnull(last_used, 0), new.started),
+        total_requests = total_requests + 1,
+        total_input = total_input + new.input,
+        total_output = total_output + new.output,
+        total_cache_write = total_cache_write + new.cache_write,
+        total_cache_read = total_cache_read + new.cache_read,
+        total_charge = total_charge + new.input + new.output + new.cache_write + (new.cache_read + 9) / 10
+    WHERE id = new.key;
+
+    INSERT INTO usage_by_hour (key, hour, model, status, requests, input, output, cache_write, cache_read, charge)
+    VALUES (
+        new.key, new.started - new.started % 3600000, new.model, new.status,
+        1, new.input, new.output, new.cache_write, new.cache_read,
+        new.input + new.output + new.cache_write + (new.cache_read + 9) / 10
+    )
+    ON CONFLICT DO UPDATE
+    SET requests = requests + 1,
+        input = input + excluded.input,
+        output = output + excluded.output,
+        cache_write = cache_write + excluded.cache_write,
+        cache_read = cache_read + excluded.cache_read,
+        charge = charge + excluded.charge;
+END;
+
 -- At most one row: an erasure has begun and its last step is not done. Whoever sees it finishes it.
 CREATE TABLE erasure (
     started  INTEGER NOT NULL                              -- time

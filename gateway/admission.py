@@ -6,6 +6,7 @@ same last tokens.
 
 import asyncio
 import fnmatch
+from collections.abc import Mapping
 
 import aiosqlite
 
@@ -23,7 +24,7 @@ from gateway.core.status import LimitsStatus
 from gateway.history import read_limits
 from gateway.keystore import Directory
 from gateway.ledger import Ledger
-from gateway.reservation import CLIENT_LEFT, SHUT_DOWN, Reservation
+from gateway.reservation import Reservation
 
 RETRY_ELSEWHEN_SECONDS = 5
 """For a ledger that cannot be written and a server that stops: both are over soon, or need the operator."""
@@ -32,14 +33,25 @@ RETRY_ELSEWHEN_SECONDS = 5
 class Admission:
     """Decides who may start, and keeps count of what runs."""
 
-    def __init__(self, clock: Clock, ledger: Ledger, catalog: Catalog, signpost: Signpost) -> None:
+    def __init__(
+        self,
+        reader: aiosqlite.Connection,
+        clock: Clock,
+        ledger: Ledger,
+        catalog: Catalog,
+        signpost: Signpost,
+    ) -> None:
         self.is_draining = False
         """The server is stopping: nobody is admitted any more."""
+        self._reader = reader
         self._clock = clock
         self._ledger = ledger
         self._catalog = catalog
         self._signpost = signpost
+        self._keys: Mapping[KeyRow, Key] = {}
         self._limits: dict[KeyRow, KeyLimits] = {}
+        """Of the keys that were used since the start: a long history is read when it is needed first."""
+        self._loading: dict[KeyRow, asyncio.Lock] = {}
         self._running: set[Reservation] = set()
         self._lookups = LookupPace()
         self._last_start = (0, 0)
@@ -51,21 +63,38 @@ class Admission:
         """
         now_ms = self._clock.now_ms()
         fresh = {
-            key.row: await read_limits(connection, key, now_ms)
-            for key in directory.keys.values()
-            if key.row not in self._limits or self._limits[key.row].key != key
+            row: await read_limits(connection, directory.keys[row], now_ms)
+            for row in self._limits.keys() & directory.keys.keys()
+            if self._limits[row].key != directory.keys[row]
         }
         # From here on nothing is awaited, so nothing can be settled in between.
+        self._keys = directory.keys
         for row in self._ledger.uncommitted():
             if row.key in fresh:
                 fresh[row.key].count(row.started, row.usage.charge, now_ms)
         for key_row, limits in fresh.items():
-            self._limits.setdefault(key_row, limits).adopt(limits)
+            self._limits[key_row].adopt(limits)
         for gone in self._limits.keys() - directory.keys.keys():
             del self._limits[gone]
         for reservation in self._running:
             if reservation.key not in directory.keys:
-                reservation.cancel(CLIENT_LEFT)
+                reservation.cancel(_deleted())
+
+    async def ready(self, key: KeyRow) -> None:
+        """Have the limits of a key at hand. Raises `InvalidKey` if it is gone.
+
+        Nothing of a key runs before its limits are loaded, so the database has all of its requests.
+        """
+        if key in self._limits:
+            return
+        async with self._loading.setdefault(key, asyncio.Lock()):
+            while key not in self._limits and key in self._keys:
+                record = self._keys[key]
+                limits = await read_limits(self._reader, record, self._clock.now_ms())
+                if self._keys.get(key) == record:  # else it was edited or deleted meanwhile
+                    self._limits[key] = limits
+        self._loading.pop(key, None)
+        self._require(key)
 
     def check_model(self, key: Key, model: str) -> None:
         """Raise `ModelNotAllowed` unless the key may use `model`."""
@@ -78,12 +107,13 @@ class Admission:
             )
 
     def reserve(self, key: Key, parsed: ParsedRequest) -> Reservation:
-        """Take what the request may use at most, or raise the error that says why not and until when."""
+        """Take what the request may use at most, or raise the error that says why not and until when.
+
+        The key is `ready`.
+        """
         self.check_open()
         self.check_model(key, parsed.model)
-        limits = self._limits.get(key.row)
-        if limits is None:
-            raise InvalidKey("This API key was deleted.")
+        limits = self._require(key.row)
         now_ms = self._clock.now_ms()
         denial = limits.admit(parsed.hold, now_ms)
         if denial is not None:
@@ -116,9 +146,7 @@ class Admission:
     def check_open(self) -> None:
         """Raise `Unavailable` while nobody may start."""
         if self.is_draining:
-            raise Unavailable(
-                "This server is stopping. Try again in a moment.", retry_after_seconds=RETRY_ELSEWHEN_SECONDS
-            )
+            raise _stopping()
         if not self._ledger.is_writable:
             raise Unavailable(
                 "Usage cannot be recorded just now, so nothing is relayed. The administrator needs to look at it.",
@@ -126,10 +154,8 @@ class Admission:
             )
 
     def status(self, key: KeyRow) -> LimitsStatus:
-        """How the key stands now. Raises `InvalidKey` if it is gone."""
-        if key not in self._limits:
-            raise InvalidKey("This API key was deleted.")
-        return self._limits[key].status(self._clock.now_ms())
+        """How a key that is `ready` stands now. Raises `InvalidKey` if it is gone."""
+        return self._require(key).status(self._clock.now_ms())
 
     async def drain(self, seconds: float) -> None:
         """Admit nobody, wait for what runs, and cut off what still runs after `seconds`."""
@@ -138,11 +164,26 @@ class Admission:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
             for reservation in self._running:
-                reservation.cancel(SHUT_DOWN)
+                reservation.cancel(_stopping())
             await asyncio.wait(tasks)
+
+    def _require(self, key: KeyRow) -> KeyLimits:
+        if key not in self._limits:
+            raise _deleted()
+        return self._limits[key]
 
     def _next_start(self, now_ms: int) -> tuple[int, int]:
         """(started, sequence), never the same twice."""
         started, sequence = self._last_start
         self._last_start = (now_ms, sequence + 1 if started == now_ms else 0)
         return self._last_start
+
+
+def _deleted() -> InvalidKey:
+    return InvalidKey("This API key was deleted.")
+
+
+def _stopping() -> Unavailable:
+    return Unavailable(
+        "This server is stopping. Try again in a moment.", retry_after_seconds=RETRY_ELSEWHEN_SECONDS
+    )

@@ -20,6 +20,7 @@ from gateway.clock import Clock
 from gateway.core.envelopes import render
 from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
 from gateway.core.estimate import Estimator
+from gateway.core.records import Key
 from gateway.core.refusals import Signpost
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
@@ -68,7 +69,7 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
             authenticator.replace(directory)
 
         book = Ledger(writer, follow)
-        admission = Admission(clock, book, catalog, signpost)
+        admission = Admission(reader, clock, book, catalog, signpost)
         authenticator = Authenticator(clock, signpost, book.count_refusal)
         stack.callback(authenticator.close)
         await book.start()
@@ -100,10 +101,15 @@ def _pages(
     admission: Admission,
     clock: Clock,
 ) -> Pages:
+    async def authenticate(text: str) -> Key:
+        key = await authenticator.authenticate_owner(text)
+        await admission.ready(key.row)
+        return key
+
     return Pages(
         settings=settings,
         reader=reader,
-        authenticate=authenticator.authenticate_owner,
+        authenticate=authenticate,
         limits_status=admission.status,
         now_ms=clock.now_ms,
     )

@@ -25,13 +25,14 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def json_pieces(
-    record: KeyRecord, limits: LimitsStatus, batches: AsyncIterator[list[LedgerRow]]
+    record: KeyRecord, limits: LimitsStatus, hours: list[Row], batches: AsyncIterator[list[LedgerRow]]
 ) -> AsyncIterator[bytes]:
-    """One object: `key`, `secrets`, `budgets`, `requests` (newest first)."""
+    """One object: `key`, `secrets`, `budgets`, `usage_by_hour`, `requests` (newest first)."""
     head = {
         "key": record.columns(),
         "secrets": [secret_columns(secret) for secret in record.secrets],
         "budgets": _budgets(record, limits),
+        "usage_by_hour": hours,
     }
     yield msgspec.json.encode(head)[:-1] + b',"requests":['
     separator = b"\n"

@@ -58,7 +58,7 @@ async def _read_window(connection: aiosqlite.Connection, key: Key, budget: Budge
     else:
         since = now_ms - budget.window_ms - SLOT_MS
         slots = await connection.execute_fetchall(SELECT_SLOTS, (key.row, since - since % SLOT_MS))
-        window.fill([(slot, charge) for slot, charge in slots], now_ms)
+        window.fill(((slot, charge) for slot, charge in slots), now_ms)
     return window
 
 

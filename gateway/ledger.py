@@ -4,7 +4,7 @@ A request's row is opened at admission and completed at settling. Whoever waits 
 carries it: opened rows need not be synced (a crash leaves them or not; the answer's first byte waits for them),
 completed ones are (`synchronous=FULL`), and that syncs the opened rows before them as well.
 
-    rows due -> BEGIN IMMEDIATE, inserts, updates, totals, COMMIT -> those waiting go on
+    rows due -> BEGIN IMMEDIATE, inserts, updates, COMMIT -> those waiting go on
                      ^ meanwhile the next rows gather
 
 When the disk fails, the rows stay in memory and are written when it is back; until then `is_writable` is false and
@@ -47,53 +47,24 @@ COMPLETE_ROW = """
         input = ?7, output = ?8, cache_write = ?9, cache_read = ?10, estimated = ?11
     WHERE key = ?1 AND started = ?2 AND sequence = ?3
 """
-ADD_TO_TOTALS = """
-    UPDATE key
-    SET last_used = max(ifnull(last_used, 0), ?2),
-        total_requests = total_requests + ?3,
-        total_input = total_input + ?4,
-        total_output = total_output + ?5,
-        total_cache_write = total_cache_write + ?6,
-        total_cache_read = total_cache_read + ?7,
-        total_charge = total_charge + ?8
-    WHERE id = ?1
-"""
 ADD_REFUSALS = {
     refusal: f"UPDATE key SET refused_{refusal} = refused_{refusal} + ?2 WHERE id = ?1"  # noqa: S608 - constants
     for refusal in Refusal
 }
-SETTLE_LEFT_IN_FLIGHT = (
-    # The figures stay as they were held: what the upstream did with them nobody knows any more.
-    """
-    UPDATE key
-    SET total_requests = total_requests + left.requests,
-        total_input = total_input + left.input,
-        total_output = total_output + left.output,
-        total_charge = total_charge + left.input + left.output,
-        last_used = max(ifnull(last_used, 0), left.newest)
-    FROM (
-        SELECT key, count(*) AS requests, sum(input) AS input, sum(output) AS output, max(started) AS newest
-        FROM request
-        WHERE status IS NULL
-        GROUP BY key
-    ) AS left
-    WHERE key.id = left.key
-    """,
-    "UPDATE request SET status = 500, estimated = 1 WHERE status IS NULL",
-)
+# The figures stay as they were held: what the upstream did with them nobody knows any more.
+SETTLE_LEFT_IN_FLIGHT = "UPDATE request SET status = 500, estimated = 1 WHERE status IS NULL"
+SELECT_NEWEST_START = "SELECT ifnull(max(last_used), 0) FROM key"
 
 
 async def settle_left_in_flight(connection: aiosqlite.Connection) -> int:
     """Complete the rows that a crash left open, at what they held. Returns how many there were."""
-    async with transaction(connection):
-        for statement in SETTLE_LEFT_IN_FLIGHT:
-            cursor = await connection.execute(statement)
+    cursor = await connection.execute(SETTLE_LEFT_IN_FLIGHT)
     return cursor.rowcount
 
 
 async def newest_start(connection: aiosqlite.Connection) -> int:
-    """The time of the newest request; 0 in an empty ledger."""
-    ((newest,),) = await connection.execute_fetchall("SELECT ifnull(max(last_used), 0) FROM key")
+    """The time of the newest settled request; 0 in an empty ledger."""
+    ((newest,),) = await connection.execute_fetchall(SELECT_NEWEST_START)
     return int(newest)
 
 
@@ -114,7 +85,6 @@ class _Batch:
         statements: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_ROW, [_columns(row) for row in self.opened]),
             (COMPLETE_ROW, [_columns(row) for row in self.settled]),
-            (ADD_TO_TOTALS, _totals(self.settled)),
         ]
         for (key, refusal), count in self.refusals.items():
             statements.append((ADD_REFUSALS[refusal], [(key, count)]))
@@ -286,16 +256,3 @@ def _columns(row: LedgerRow) -> tuple[object, ...]:
         usage.cache_read,
         int(row.estimated),
     )
-
-
-def _totals(rows: Sequence[LedgerRow]) -> list[tuple[int, ...]]:
-    """The values of ADD_TO_TOTALS, added up by key."""
-    totals: dict[KeyRow, list[int]] = {}
-    for row in rows:
-        sums = totals.setdefault(row.key, [0] * 7)
-        usage = row.usage
-        sums[0] = max(sums[0], row.started)
-        counts = (1, usage.input, usage.output, usage.cache_write, usage.cache_read, usage.charge)
-        for place, count in enumerate(counts, start=1):
-            sums[place] += count
-    return [(key, *sums) for key, sums in totals.items()]

@@ -109,8 +109,9 @@ class Pages:
 
     async def usage_json(self, request: web.Request) -> web.StreamResponse:
         record = await self._owned_record(request)
+        hours = await reports.read_hours(self._reader, record.id)
         rows = reports.stream_rows(self._reader, record.id)
-        pieces = exports.json_pieces(record, self._limits_status(record.id), rows)
+        pieces = exports.json_pieces(record, self._limits_status(record.id), hours, rows)
         return await _send_file(request, "opusmax-usage.json", "application/json", pieces)
 
     async def usage_csv(self, request: web.Request) -> web.StreamResponse:

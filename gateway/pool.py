@@ -8,8 +8,9 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
+from gateway.answer import Patience, report
 from gateway.core.errors import UpstreamUnreachable
-from gateway.exchange import Connection, Patience, report
+from gateway.exchange import Connection
 from gateway.logs import Event
 
 HAPPY_EYEBALLS_SECONDS = 0.25

@@ -44,6 +44,7 @@ class Relay:
         self._admission.check_open()
         body = await _read_body(request)
         parsed = parse_messages(body, self._estimator)
+        await self._admission.ready(key.row)
         headers = wire.request_headers(request.headers.items())
         response = web.StreamResponse()
         with _whole_or_broken(request, response):

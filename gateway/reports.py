@@ -5,31 +5,34 @@ write-ahead log from being emptied. The ledger is clustered by key and time; eac
 of it.
 """
 
+import sqlite3
 from collections.abc import AsyncIterator
-from sqlite3 import Row
 from typing import Any
 
 import aiosqlite
 
 from gateway.core.account import (
+    HOUR_COLUMNS,
     Grouping,
     HistoryCell,
     KeyRecord,
     Latencies,
     LedgerPage,
     Position,
+    Row,
     SecretRecord,
     SummaryRow,
 )
-from gateway.core.amounts import DAY_MS
+from gateway.core.amounts import DAY_MS, HOUR_MS
 from gateway.core.records import Budget, KeyRow, LedgerRow
-from gateway.core.usage import CACHE_READS_PER_TOKEN, Usage
+from gateway.core.usage import Usage
 
 __all__ = [
     "Grouping",
     "SummaryRow",
     "read_columns",
     "read_history",
+    "read_hours",
     "read_latencies",
     "read_page",
     "read_record",
@@ -46,47 +49,51 @@ EXPORT_BATCH = 200
 MOST_RUNNING_SHOWN = 1_000
 _NEWEST = Position(started=2**63 - 1, sequence=0)
 
-# `key` comes first (CROSS JOIN fixes the order) so that each key's stretch of the ledger is found by seeking.
-SUMMARISE_REQUESTS = """
+# `key` comes first (CROSS JOIN fixes the order) so that each key's stretch of hours is found by seeking.
+SUMMARISE_HOURS = """
 SELECT CASE :by
-         WHEN 'day' THEN strftime('%Y-%m-%d', started / 1000, 'unixepoch')
-         WHEN 'hour' THEN strftime('%Y-%m-%d %H:00', started / 1000, 'unixepoch')
+         WHEN 'day' THEN strftime('%Y-%m-%d', hour / 1000, 'unixepoch')
+         WHEN 'hour' THEN strftime('%Y-%m-%d %H:00', hour / 1000, 'unixepoch')
          WHEN 'model' THEN model
          WHEN 'status' THEN CAST(status AS TEXT)
          ELSE name
        END AS label,
-       count(*),
+       sum(requests),
        sum(input),
        sum(output),
        sum(cache_write),
        sum(cache_read),
-       sum(input + cache_write + output + (cache_read + :reads - 1) / :reads) AS charge
+       sum(charge) AS charged
   FROM key
- CROSS JOIN request ON request.key = key.id
+ CROSS JOIN usage_by_hour ON usage_by_hour.key = key.id
  WHERE (:key IS NULL OR key.id = :key)
-   AND started >= :since
-   AND status IS NOT NULL
+   AND hour >= :since
  GROUP BY label
- ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END, charge DESC, label
+ ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END, charged DESC, label
 """
 
-# Measured with a million rows: one scan for all three takes 1.1 s, one for each 0.8 s.
 SELECT_HISTORY = """
-SELECT started / :day AS day,
+SELECT hour / :day AS day,
        model,
        status,
-       count(*),
+       sum(requests),
        sum(input),
        sum(output),
        sum(cache_write),
        sum(cache_read),
-       sum(input + cache_write + output + (cache_read + :reads - 1) / :reads)
-  FROM request
+       sum(charge)
+  FROM usage_by_hour
  WHERE key = :key
-   AND started >= :since
-   AND status IS NOT NULL
+   AND hour >= :since
  GROUP BY day, model, status
 """
+
+SELECT_HOURS = f"""
+SELECT {", ".join(HOUR_COLUMNS)}
+  FROM usage_by_hour
+ WHERE key = ?
+ ORDER BY hour DESC, model, status
+"""  # noqa: S608 - constants only
 
 SELECT_REQUESTS = """
 SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated
@@ -137,11 +144,11 @@ SELECT tables.name, columns.name
 async def summarise(
     connection: aiosqlite.Connection, *, key: KeyRow | None, since: int, by: Grouping
 ) -> list[SummaryRow]:
-    """What settled requests since a time used, added up; `key=None`: those of all keys.
+    """What settled requests since the hour of a time used, added up; `key=None`: those of all keys.
 
     Days and hours come in the order of time, everything else by charge, the largest first.
     """
-    bound = {"by": by.value, "key": key, "since": since, "reads": CACHE_READS_PER_TOKEN}
+    bound = {"by": by.value, "key": key, "since": since - since % HOUR_MS}
     return [
         SummaryRow(
             label=label,
@@ -150,14 +157,14 @@ async def summarise(
             charge=charge,
         )
         for label, requests, used, output, cache_write, cache_read, charge in await connection.execute_fetchall(
-            SUMMARISE_REQUESTS, bound
+            SUMMARISE_HOURS, bound
         )
     ]
 
 
 async def read_history(connection: aiosqlite.Connection, key: KeyRow, *, since: int) -> list[HistoryCell]:
-    """What the settled requests of a key since a time used, by day, model and status at once."""
-    bound = {"key": key, "since": since, "day": DAY_MS, "reads": CACHE_READS_PER_TOKEN}
+    """What the settled requests of a key since the hour of a time used, by day, model and status at once."""
+    bound = {"key": key, "since": since - since % HOUR_MS, "day": DAY_MS}
     return [
         HistoryCell(
             day=day * DAY_MS,
@@ -171,6 +178,12 @@ async def read_history(connection: aiosqlite.Connection, key: KeyRow, *, since: 
             await connection.execute_fetchall(SELECT_HISTORY, bound)
         )
     ]
+
+
+async def read_hours(connection: aiosqlite.Connection, key: KeyRow) -> list[Row]:
+    """All rows of `usage_by_hour` of a key, by column, newest first."""
+    rows = await connection.execute_fetchall(SELECT_HOURS, (key,))
+    return [dict(zip(HOUR_COLUMNS, row, strict=True)) for row in rows]
 
 
 async def read_rows(
@@ -241,7 +254,7 @@ async def read_columns(connection: aiosqlite.Connection) -> list[tuple[str, str]
     return [(table, column) for table, column in await connection.execute_fetchall(SELECT_COLUMNS)]
 
 
-def _ledger_row(row: Row) -> LedgerRow:
+def _ledger_row(row: sqlite3.Row) -> LedgerRow:
     key, started, sequence, model, status, latency, used, output, cache_write, cache_read, estimated = row
     return LedgerRow(
         key=KeyRow(key),

@@ -20,7 +20,6 @@ from gateway.core.usage import NO_USAGE, Usage
 from gateway.ledger import Ledger
 
 CLIENT_LEFT = 499
-SHUT_DOWN = 503
 INTERNAL_ERROR = 500
 """What the ledger tells of requests that neither an upstream's status nor a `GatewayError` ended."""
 COMMIT_SECONDS = 10
@@ -54,7 +53,7 @@ class Reservation:
         self._running = running
         self._meter: Meter | None = None
         self._answer_status = 0
-        self._cancel_status = CLIENT_LEFT
+        self._cancelled_with: GatewayError | None = None
         self._settled: asyncio.Future[None] | None = None
         hold = parsed.hold
         held = Measurement(Usage(input=hold.input, output=hold.output), estimated=True)
@@ -68,10 +67,13 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._running.discard(self)
+        reason = self._reason(error)
         if self._settled is None:
-            self._settled = self._settle(self._status_of(error), self._measure_failed(error))
-            if not isinstance(error, asyncio.CancelledError):
+            self._settled = self._settle(self._status_of(reason), self._measure_failed(reason))
+            if not isinstance(reason, asyncio.CancelledError):
                 await self.settle()
+        if reason is not error and reason is not None:
+            raise reason from None
 
     async def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
         """An answer has begun; `meter` looks at it.
@@ -96,11 +98,18 @@ class Reservation:
             self._settled = self._settle(self._answer_status, measurement)
         await _committed(self._settled)
 
-    def cancel(self, status: int) -> None:
-        """End the request from outside, with the status that the ledger shall tell."""
-        self._cancel_status = status
-        if self.task is not None:
+    def cancel(self, error: GatewayError) -> None:
+        """End the request from outside: it goes on as if it had met `error`."""
+        if self.task is not None and self._cancelled_with is None:
+            self._cancelled_with = error
             self.task.cancel()
+
+    def _reason(self, error: BaseException | None) -> BaseException | None:
+        """Why the block was left. A cancellation that is none of ours means that the client has gone."""
+        if isinstance(error, asyncio.CancelledError) and self._cancelled_with is not None and self.task is not None:
+            self.task.uncancel()
+            return self._cancelled_with
+        return error
 
     def _settle(self, status: int, measurement: Measurement) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
@@ -125,7 +134,7 @@ class Reservation:
 
     def _status_of(self, error: BaseException | None) -> int:
         if isinstance(error, asyncio.CancelledError):
-            return self._cancel_status
+            return CLIENT_LEFT
         if isinstance(error, GatewayError):
             return error.status
         return INTERNAL_ERROR
@@ -134,7 +143,7 @@ class Reservation:
         """What a request that did not come to its end has used."""
         if self._meter is not None:
             return self._meter.measure(ended=False)
-        if isinstance(error, (asyncio.CancelledError, ClientLeft)):
+        if isinstance(error, (asyncio.CancelledError, ClientLeft)) or error is self._cancelled_with is not None:
             return unanswered(self._parsed.hold)  # the upstream has it and may be working on it
         return Measurement(NO_USAGE, estimated=False)
 

@@ -7,7 +7,7 @@
 Scheme, host and path are constants. No redirects, no proxies out of the environment, no cookies, nothing unpacked,
 nothing tried twice once a byte may have been processed. Leaving the block before the answer's end closes the
 connection, so that the upstream stops working. Whatever goes wrong with the upstream is a `GatewayError`; what the
-block itself raises passes as it is. The exchange itself: exchange.py.
+block itself raises passes as it is. The exchange itself: exchange.py and answer.py; its connections: pool.py.
 """
 
 import asyncio
@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.answer import Answer, Patience, report
 from gateway.core.errors import BadRequest, UpstreamBroke, UpstreamCredentialRefused
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
-from gateway.exchange import Answer, Connection, Patience, report
+from gateway.exchange import Connection
 from gateway.logs import Event
 from gateway.pool import Pool
 

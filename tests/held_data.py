@@ -56,7 +56,13 @@ async def add_key(
 
 
 async def add_request(connection: aiosqlite.Connection, key: KeyRow, **columns: int | str | None) -> None:
-    await insert(connection, "request", {"key": key, **REQUEST, **columns})
+    """As the ledger does it: opened, then settled, unless its status is `None`."""
+    values = {"key": key, **REQUEST, **columns}
+    await insert(connection, "request", {**values, "status": None})
+    await connection.execute(
+        "UPDATE request SET status = ? WHERE key = ? AND started = ? AND sequence = ?",
+        (values["status"], key, values["started"], values["sequence"]),
+    )
 
 
 async def live_columns(connection: aiosqlite.Connection, table: str) -> list[str]:

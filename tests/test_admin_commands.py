@@ -26,7 +26,8 @@ from gateway.hashing import verify_secret
 
 PROJECT = Path(__file__).parent.parent
 DATABASE = "opusmax.db"
-INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, ?, 'claude-sonnet-4-5', 200, 900, ?, 0, 0, 0, 0)"
+INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, ?, 'claude-sonnet-4-5', NULL, 900, ?, 0, 0, 0, 0)"
+SETTLE_REQUESTS = "UPDATE request SET status = 200 WHERE status IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,7 @@ def fill_ledger(tokens: int, started: int, requests: int = 1) -> None:
         for (row,) in connection.execute("SELECT id FROM key").fetchall():
             for sequence in range(requests):
                 connection.execute(INSERT_REQUEST, (row, started, sequence, tokens))
-            connection.execute(
-                "UPDATE key SET last_used = ?, total_requests = ?, total_input = ?, total_charge = ? WHERE id = ?",
-                (started, requests, tokens * requests, tokens * requests, row),
-            )
+            connection.execute(SETTLE_REQUESTS)
 
 
 def now_ms() -> int:

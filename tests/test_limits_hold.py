@@ -61,6 +61,14 @@ class Traffic:
             self.starts.append(self.now_ms)
         return denial
 
+    def admit_until_denied(self, wanted: Hold) -> Denial | None:
+        """Admit and settle at once and in full, until a limit says no."""
+        for _ in range(1_000):
+            if (denial := self.admit(wanted)) is not None:
+                return denial
+            self.settle_all()
+        return None
+
     def settle(self, place: int, charge: Callable[[Hold], int]) -> int:
         """Settle one of the running requests; returns what it was charged."""
         taken, started_ms = self.running.pop(place % len(self.running))
@@ -383,8 +391,7 @@ def test_a_budget_that_told_a_time_admits_then_and_not_two_seconds_sooner(
     traffic.settle_all()
     room = min(budget.tokens for budget in budgets) + overdraft
     wanted = hold(-(-room * tenths // 10))
-    while (denial := traffic.admit(wanted)) is None:
-        traffic.settle_all()
+    denial = traffic.admit_until_denied(wanted)
     assert isinstance(denial, BudgetDenial)
     assert denial.refusal is Refusal.BUDGET
     assert not denial.by_running
@@ -404,8 +411,7 @@ def test_a_pace_that_told_a_time_admits_then_and_not_two_seconds_sooner(
     for step in steps:
         traffic.play(step)
     traffic.settle_all()
-    while (denial := traffic.admit(hold(per_minute * 2))) is None:
-        traffic.settle_all()
+    denial = traffic.admit_until_denied(hold(per_minute * 2))
     assert isinstance(denial, PaceDenial)
     assert_admitted_at(denial.at_ms, traffic.limits, hold(1), traffic.now_ms)
 
@@ -425,8 +431,8 @@ def test_where_several_limits_deny_the_longest_wait_is_told(with_budget: bool) -
     if with_budget:
         key = replace(key, requests_per_minute=None, budgets=(Budget(tokens=500, window_ms=SECOND_MS),))
     traffic = Traffic(key)
-    while traffic.admit(hold(6)) is None:
-        pass
+    for _ in range(100):
+        traffic.admit(hold(6))
     traffic.settle_all()  # hundreds of tokens: a debt of minutes, while the other limit gives back in a second
     denial = traffic.admit(hold(6))
     assert denial is not None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
@@ -53,7 +54,7 @@ WHOLE: list[Event] = [
     start(input_tokens=25, cache_creation_input_tokens=7, cache_read_input_tokens=1_001, output_tokens=1),
     {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
     PING,
-    text('Gr\u00fc\u00dfe \u2028 "usage": {"output_tokens": 999}\r\n\r\n'),
+    text('\u00c5ngstr\u00f6m \u2028 "usage": {"output_tokens": 999}\r\n\r\n'),
     text("x" * 40),
     {"type": "content_block_stop", "index": 0},
     {"type": "an_event_of_tomorrow", "data": [1, 2]},
@@ -110,7 +111,17 @@ def events_of(whole: bytes) -> list[bytes]:
 
 
 LINES = st.sampled_from(
-    [b"data: a", b"data:b", b"data:  c", b"", b"", b": note", b"event: x", b"id:1", b"data: \xe2\x80\xa8"]
+    [
+        b"data: a",
+        b"data:b",
+        b"data:  c",
+        b"",
+        b"",
+        b": note",
+        b"event: x",
+        b"id:1",
+        b"data: \xe2\x80\xa8\xc3\x85\x0b\x0c\x1c",
+    ]
 )
 STREAMS = st.lists(st.tuples(LINES, st.sampled_from(LINE_ENDS)), max_size=12).map(
     lambda lines: b"".join(line + end for line, end in lines)
@@ -134,6 +145,18 @@ def test_an_event_larger_than_the_cap_is_passed_over_and_the_next_one_is_seen() 
     many_lines = (b"data: " + mebibyte + b"\n") * 20 + b"\n"
     assert sum(map(len, reader.feed(many_lines))) <= MAX_EVENT_BYTES
     assert reader.feed(b"data: next\n\n") == [b"next"]
+
+
+def test_a_line_without_end_takes_no_more_memory_than_the_cap() -> None:
+    reader = EventReader()
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            reader.feed(b"data: " + b"x" * 2**20)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < MAX_EVENT_BYTES + 2**21
 
 
 def test_what_the_end_of_a_stream_cut_off_can_still_be_read() -> None:
@@ -285,6 +308,11 @@ def test_iterations_that_make_no_sense_leave_the_counts_beside_them(iterations: 
     expected = Usage(input=100, output=50, cache_read=10)
     assert measure_json({"usage": usage}).usage == expected
     assert measure_stream(start(**usage), delta(**usage), STOP).usage == expected
+
+
+def test_an_iteration_below_nothing_takes_nothing_from_the_others() -> None:
+    usage = TOP | {"iterations": [ATTEMPT, COMPACTION, {"input_tokens": -500, "output_tokens": -(2**63)}]}
+    assert measure_json({"usage": usage}).usage == TOGETHER
 
 
 def test_iterations_together_are_believed_no_more_than_a_single_count() -> None:

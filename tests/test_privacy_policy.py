@@ -10,10 +10,10 @@ import pytest
 from pytest_aiohttp import AiohttpClient
 
 from gateway.core import policy
-from gateway.core.account import HASH_HELD, KEY_COLUMNS, REQUEST_COLUMNS
+from gateway.core.account import HASH_HELD, HOUR_COLUMNS, KEY_COLUMNS, REQUEST_COLUMNS
 from gateway.database import connect
 from gateway.reports import read_columns, read_record
-from tests.held_data import NOW, Site, add_request, insert, live_columns
+from tests.held_data import NOW, REQUEST, Columns, Site, insert, live_columns
 
 SECTIONS = [
     "never-kept",
@@ -198,7 +198,25 @@ async def fill(site: Site) -> tuple[str, dict[str, int]]:
     key, typed = await site.add_key(2**46 + 1, "research", models="claude-*", disabled=1, **times, **figures)
     await insert(site.connection, "budget", {"key": key, "window": 18_000_000, "tokens": 2_000_003})
     counts = {"input": 3_000_017, "output": 3_000_029, "cache_write": 3_000_047, "cache_read": 3_000_061}
-    await add_request(site.connection, key, sequence=5, latency=8_123, status=499, model="claude-own", **counts)
+    row: Columns = {
+        **REQUEST,
+        **counts,
+        "key": key,
+        "sequence": 5,
+        "latency": 8_123,
+        "status": 499,
+        "model": "claude-own",
+    }
+    await insert(site.connection, "request", row)  # as it is: settling it would add to the totals
+    hour: Columns = {
+        "key": key,
+        "hour": NOW,
+        "model": "claude-own",
+        "status": 499,
+        "requests": 1,
+        "charge": 9_300_100,
+    }
+    await insert(site.connection, "usage_by_hour", {**hour, **counts})
     return typed, figures
 
 
@@ -210,6 +228,7 @@ async def test_the_json_export_holds_every_column_and_no_hash(site: Site, aiohtt
     assert list(held["key"]) == await live_columns(site.connection, "key")
     assert list(held["secrets"][0]) == await live_columns(site.connection, "secret")
     assert set(held["budgets"][0]) >= set(await live_columns(site.connection, "budget"))
+    assert list(held["usage_by_hour"][0]) == await live_columns(site.connection, "usage_by_hour")
     assert list(held["requests"][0]) == await live_columns(site.connection, "request")
     assert held["key"].items() >= figures.items()
     assert held["secrets"][0]["hash"] == HASH_HELD
@@ -263,3 +282,4 @@ async def test_a_column_added_to_the_key_cannot_be_left_off_the_page(site: Site)
 async def test_no_column_of_the_ledger_is_left_out_of_what_is_exported(site: Site) -> None:
     assert list(KEY_COLUMNS) == await live_columns(site.connection, "key")
     assert list(REQUEST_COLUMNS) == await live_columns(site.connection, "request")
+    assert list(HOUR_COLUMNS) == await live_columns(site.connection, "usage_by_hour")

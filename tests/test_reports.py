@@ -14,7 +14,7 @@ from gateway.core.usage import Usage
 from gateway.database import connect
 from gateway.reports import (
     EXPORT_BATCH,
-    SUMMARISE_REQUESTS,
+    SUMMARISE_HOURS,
     Grouping,
     SummaryRow,
     read_columns,
@@ -97,11 +97,11 @@ async def test_time_is_summed_up_in_order_and_everything_else_by_charge(
     assert [row.label for row in await summarise(connection, key=key, since=0, by=by)] == labels
 
 
-async def test_a_summary_leaves_out_what_is_older_in_flight_or_another_keys(
+async def test_a_summary_leaves_out_what_is_hours_older_in_flight_or_another_keys(
     connection: aiosqlite.Connection, key: KeyRow, other_key: KeyRow
 ) -> None:
     await add_request(connection, key)
-    await add_request(connection, key, started=NOW - 1)
+    await add_request(connection, key, started=NOW - HOUR_MS)
     await add_request(connection, key, sequence=1, status=None)
     await add_request(connection, other_key)
     (row,) = await summarise(connection, key=key, since=NOW, by=Grouping.DAY)
@@ -239,7 +239,7 @@ async def test_there_is_no_record_of_a_key_that_is_gone(connection: aiosqlite.Co
 async def test_the_columns_are_those_of_the_schema_in_its_order(connection: aiosqlite.Connection) -> None:
     columns = await read_columns(connection)
     assert columns[:2] == [("key", "id"), ("key", "name")]
-    assert list(dict(columns)) == ["key", "secret", "budget", "request", "erasure"]
+    assert list(dict(columns)) == ["key", "secret", "budget", "request", "usage_by_hour", "erasure"]
     await connection.execute("CREATE TABLE later (made INTEGER, twice INTEGER AS (made * 2)) STRICT")
     assert (await read_columns(connection))[-2:] == [("later", "made"), ("later", "twice")]
 
@@ -248,6 +248,6 @@ async def test_the_columns_are_those_of_the_schema_in_its_order(connection: aios
 async def test_a_summary_seeks_in_the_ledger_and_never_scans_it(
     connection: aiosqlite.Connection, key: KeyRow, *, key_given: bool
 ) -> None:
-    bound = {"by": "day", "key": key if key_given else None, "since": 0, "reads": 10}
-    plan = await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {SUMMARISE_REQUESTS}", bound)
-    assert any("SEARCH request USING PRIMARY KEY (key=? AND started>?)" in row[3] for row in plan)
+    bound = {"by": "day", "key": key if key_given else None, "since": 0}
+    plan = await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {SUMMARISE_HOURS}", bound)
+    assert any("SEARCH usage_by_hour USING PRIMARY KEY (key=? AND hour>?)" in row[3] for row in plan)

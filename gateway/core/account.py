@@ -153,6 +153,20 @@ REQUEST_COLUMNS = (
 )
 
 
+HOUR_COLUMNS = (
+    "key",
+    "hour",
+    "model",
+    "status",
+    "requests",
+    "input",
+    "output",
+    "cache_write",
+    "cache_read",
+    "charge",
+)
+
+
 def request_columns(row: LedgerRow) -> Row:
     """A row of `request`, by column."""
     usage = row.usage

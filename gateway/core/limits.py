@@ -140,7 +140,7 @@ class KeyLimits:
             used=window.used,
             held=self.held,
             next_at_ms=window.below_at(window.used - 1),
-            all_by_ms=window.below_at(0) if window.used else None,
+            all_by_ms=window.empty_at(),
         )
 
     def _deny_by_budgets(self, hold: Hold, now_ms: int) -> Iterator[BudgetDenial]:

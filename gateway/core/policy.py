@@ -21,6 +21,7 @@ TABLES = {
     "secret": "What proves a key: one row, or two for a while after a key was exchanged for a new one.",
     "budget": "How many tokens a key may use, one row for each budget.",
     "request": "One row for each request that was let through to a provider.",
+    "usage_by_hour": "The figures of the requests added up by hour, for the history on the usage page.",
     "erasure": "A mark that the erasure of a key has begun. It holds nothing about any key or person.",
 }
 
@@ -72,6 +73,16 @@ LINES: dict[Column, str] = {
     ("request", "cache_write"): "Tokens that the provider wrote to its cache.",
     ("request", "cache_read"): "Tokens that the provider read from its cache.",
     ("request", "estimated"): "Whether these counts are the provider's own or the gateway's estimate.",
+    ("usage_by_hour", "key"): "The key whose requests are added up.",
+    ("usage_by_hour", "hour"): "The hour in which they began.",
+    ("usage_by_hour", "model"): "The name of their model.",
+    ("usage_by_hour", "status"): "The HTTP status of their answers.",
+    ("usage_by_hour", "requests"): "How many there were.",
+    ("usage_by_hour", "input"): "Their input tokens.",
+    ("usage_by_hour", "output"): "Their output tokens.",
+    ("usage_by_hour", "cache_write"): "Their tokens that the provider wrote to its cache.",
+    ("usage_by_hour", "cache_read"): "Their tokens that the provider read from its cache.",
+    ("usage_by_hour", "charge"): "Their tokens that counted against budgets.",
     ("erasure", "started"): "When an erasure began that is not finished yet; the table is empty otherwise.",
 }
 
