@@ -131,9 +131,10 @@ def _request_head(method: str, target: str, headers: Sequence[tuple[str, str]]) 
 
     Bytes beyond ASCII leave as they came to the server, which reads header values in the same way.
     """
-    names = "".join([name for name, _ in headers])
+    names = [name for name, _ in headers]
     values = "".join([value for _, value in headers])
-    if not (_TARGET.fullmatch(target) and _HEADER_NAMES.fullmatch(names)) or _LINE_BREAKERS.search(values):
+    are_names = all(names) and _HEADER_NAMES.fullmatch("".join(names))
+    if not are_names or _LINE_BREAKERS.search(values) or not _TARGET.fullmatch(target):
         raise BadRequest("A header has a form that cannot be passed on.")
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers], "\r\n"]
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")

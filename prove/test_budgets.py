@@ -158,7 +158,7 @@ LIMITS: tuple[Callable[[Random], dict[str, Any]], ...] = (
     lambda random: {"budgets": [(250, 2_000), (400, 1_000 * random.randint(3, 4))]},
     lambda random: {"requests_per_minute": random.randint(11, 20)},
     lambda random: {"requests_per_minute": 20, "budgets": [(random.randint(400, 800), 3_000)]},
-    lambda random: {"tokens_per_minute": random.randint(1_500, 2_500), "budgets": [(10_000, 3_000)]},
+    lambda random: {"tokens_per_minute": random.randint(6_000, 9_000), "budgets": [(20_000, 3_000)]},
 )
 """Each comes back within seconds."""
 
@@ -166,7 +166,7 @@ LIMITS: tuple[Callable[[Random], dict[str, Any]], ...] = (
 def an_ask(random: Random, limits: dict[str, Any]) -> dict[str, Any]:
     """Whose answer takes all of `max_tokens`, or more than that."""
     content = random.choice(["Hello there", "Hello there", OVER_REPORTED])
-    most = 1_000 if "tokens_per_minute" in limits else 130
+    most = 700 if "tokens_per_minute" in limits else 130
     messages = [{"role": "user", "content": content}]
     return ask(messages=messages, max_tokens=random.randint(most // 4, most), stream=random.random() < 0.5)
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
@@ -18,7 +18,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 HELLO = OK + b"content-length: 5\r\n\r\nhello"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader: TypeAlias = asyncio.StreamReader
+Writer: TypeAlias = asyncio.StreamWriter
 Handler = Callable[[Reader, Writer], Awaitable[None]]
 
 
@@ -28,11 +29,12 @@ class RawProvider:
     def __init__(self, handle: Handler, tls: ssl.SSLContext | None = None) -> None:
         self.connections = 0
         self.closed_by_client = asyncio.Event()
+        self.closed = asyncio.Event()
         self._handle = handle
         self._tls = tls
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> "RawProvider":
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.origin = f"{'https' if self._tls else 'http'}://localhost:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -49,14 +51,16 @@ class RawProvider:
         self._tasks.add(task)
         self.connections += 1
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await self._handle(reader, writer)
-                return
+            await self._handle(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
             self.closed_by_client.set()
+        except asyncio.CancelledError:
+            pass  # the test is over
         finally:
             writer.close()
             with suppress(ConnectionError, ssl.SSLError):
                 await writer.wait_closed()
+            self.closed.set()
 
 
 async def read_request(reader: Reader) -> bytes:
@@ -80,11 +84,29 @@ def answering(*answers: bytes, then: str = "stay") -> Handler:
             writer.write(answer)
             await writer.drain()
         if then == "stay":
-            await reader.readexactly(1)
+            await reader.readexactly(1)  # until the client closes
         if then == "reset":
             reset(writer)
 
     return handle
+
+
+async def echo(reader: Reader, writer: Writer) -> None:
+    """Answers each request with its own body, in two chunks."""
+    while True:
+        body = await read_request(reader)
+        writer.write(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body))
+        await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+async def wait_forever(reader: Reader, writer: Writer) -> None:
+    """Takes everything and says nothing."""
+    del writer
+    while await reader.read(2**20):
+        pass
+    raise ConnectionError
 
 
 @asynccontextmanager

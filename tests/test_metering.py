@@ -384,6 +384,14 @@ def test_a_stream_cut_before_its_first_event_is_charged_for_its_input() -> None:
     assert measure_stream() == unanswered(HOLD) == Measurement(Usage(input=HOLD.input), estimated=True)
 
 
+@pytest.mark.parametrize("stop_reason", [None, "end_turn"])
+def test_counts_are_final_only_once_a_stop_reason_is_given(stop_reason: str | None) -> None:
+    measured = measure_stream(start(input_tokens=25), delta(stop_reason, output_tokens=3), text("x" * 400))
+    is_final = stop_reason is not None
+    assert measured.estimated is not is_final
+    assert measured.usage.output == (3 if is_final else 100)
+
+
 COUNTS = st.sampled_from([0, 1, 25, 900, 5_000, -7, 2**63, 1.5, "7", True, None])
 USAGES = st.dictionaries(
     st.sampled_from(["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"]),

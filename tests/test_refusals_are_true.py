@@ -218,7 +218,8 @@ def refusals(draw: st.DrawFn) -> tuple[KeyLimits, Hold, GatewayError]:
         limits.admit(half(charge), NOW_MS)
     hold = Hold(input=draw(st.integers(1, 1_200)), output=draw(st.integers(1, 1_200)))
     for _ in range(1_000):
-        limits.admit(hold, NOW_MS)
+        if limits.admit(hold, NOW_MS) is not None:
+            break
     return limits, hold, refuse(limits, hold)
 
 

@@ -1,21 +1,14 @@
-"""Connections to a provider: when one is used again, when it is closed, how long it is waited for, whom it trusts."""
+"""Connections to a provider: when one is used again, when it is closed, and how long it is waited for."""
 
 import asyncio
-import subprocess
-from collections.abc import AsyncIterator
-from hashlib import sha256
-from pathlib import Path
 from random import Random
-import ssl
-from typing import Any
 
 import pytest
 
 from gateway.answer import Patience
-from gateway.core.errors import BadRequest, ClientLeft, UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
+from gateway.core.errors import ClientLeft, UpstreamBroke, UpstreamTimeout
 from gateway.core.wire import Endpoint
 from gateway.pool import Pool
-from gateway.simulator import MODELS, Script, Simulator
 from tests.harness import until
 from tests.raw_provider import (
     CHUNKED,
@@ -27,30 +20,12 @@ from tests.raw_provider import (
     answering,
     between,
     collect,
+    echo,
     read_request,
-    upstream_at,
+    wait_forever,
 )
 
 MEBIBYTE = 2**20
-PATIENT = Patience(connect=5, first_byte=5, silence=5, idle=5)
-
-
-async def echo(reader: Reader, writer: Writer) -> None:
-    """Answers each request with its own body, in two chunks."""
-    while True:
-        body = await read_request(reader)
-        writer.write(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body))
-        await asyncio.sleep(0)
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-
-
-async def wait_forever(reader: Reader, writer: Writer) -> None:
-    """Takes everything and says nothing."""
-    del writer
-    while await reader.read(MEBIBYTE):
-        pass
-    raise ConnectionError
 
 
 # Used again, or not.
@@ -86,6 +61,7 @@ async def test_a_connection_that_the_provider_closed_is_not_used_again() -> None
         for count in range(1, 4):
             assert await collect(upstream) == b"hello"
             await asyncio.wait_for(provider.closed.wait(), 5)
+            provider.closed.clear()
             await asyncio.sleep(0.01)
             assert provider.connections == count
 
@@ -165,3 +141,91 @@ async def test_what_the_block_raises_passes_as_it_is(error: BaseException) -> No
             async with upstream.send(Endpoint.MESSAGES, [], "", b"{}"):
                 raise error
     assert raised.value is error
+
+
+# Waited for.
+
+
+async def test_a_provider_that_does_not_begin_to_answer_times_out() -> None:
+    async with between(wait_forever, first_byte_timeout_seconds=0.1) as (provider, upstream):
+        with pytest.raises(UpstreamTimeout):
+            await asyncio.wait_for(collect(upstream), 5)
+        await asyncio.wait_for(provider.closed_by_client.wait(), 5)
+
+
+async def test_early_hints_are_no_beginning() -> None:
+    async def handle(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        while True:
+            writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+            await asyncio.sleep(0.06)
+
+    async with between(handle, first_byte_timeout_seconds=0.1) as (_, upstream):
+        with pytest.raises(UpstreamTimeout):
+            await asyncio.wait_for(collect(upstream), 5)
+
+
+async def test_a_provider_that_falls_silent_times_out_after_all_that_it_said() -> None:
+    arrived = bytearray()
+    async with between(answering(CHUNKED + b"5\r\nhello\r\n"), silence_timeout_seconds=0.1) as (_, upstream):
+        with pytest.raises(UpstreamTimeout):
+            await asyncio.wait_for(collect(upstream, into=arrived), 5)
+    assert arrived == b"hello"
+
+
+async def test_a_provider_that_goes_on_talking_does_not_time_out() -> None:
+    async def handle(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED)
+        for _ in range(10):
+            await asyncio.sleep(0.05)
+            writer.write(b"2\r\nhi\r\n")
+        writer.write(b"0\r\n\r\n")
+
+    async with between(handle, first_byte_timeout_seconds=0.2, silence_timeout_seconds=0.2) as (_, upstream):
+        assert await collect(upstream) == b"hi" * 10
+
+
+@pytest.mark.parametrize("size", [5, 16 * MEBIBYTE])
+async def test_the_time_that_a_slow_client_takes_is_not_the_providers_silence(size: int) -> None:
+    async def handle(reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(CHUNKED + b"5\r\nhello\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size)))
+        await writer.drain()
+        await reader.readexactly(1)
+
+    async with (
+        between(handle, silence_timeout_seconds=0.1, first_byte_timeout_seconds=0.1) as (_, upstream),
+        upstream.send(Endpoint.MODELS, []) as answer,
+    ):
+        arrived = []
+        async for chunk in answer.chunks():
+            arrived.append(len(chunk))
+            if len(arrived) < 4:
+                await asyncio.sleep(0.25)
+    assert sum(arrived) == 5 + size
+
+
+async def test_a_slow_client_makes_the_provider_wait() -> None:
+    sent = 0
+
+    async def handle(reader: Reader, writer: Writer) -> None:
+        nonlocal sent
+        await read_request(reader)
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"10000\r\n%b\r\n" % bytes(0x10000))
+            await writer.drain()
+            sent += 0x10000
+
+    async with between(handle) as (_, upstream), upstream.send(Endpoint.MODELS, []) as answer:
+        await anext(answer.chunks())
+        await asyncio.sleep(0.3)
+        so_far = sent
+        await asyncio.sleep(0.1)
+        assert sent == so_far
+        for _ in range(100):
+            await anext(answer.chunks())
+        await until(lambda: sent > so_far)
