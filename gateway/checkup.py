@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiosqlite
 
@@ -32,6 +33,7 @@ COPY_DATABASE = "VACUUM INTO ?"
 OPEN_TO_OTHERS = 0o077
 WRITABLE_BY_OTHERS = 0o022
 CLOCK_TOLERANCE_MS = MINUTE_MS
+UPSTREAM_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ def _check_settings(load_settings: Callable[[], Settings]) -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding(str(error), True)
         return
+    yield asyncio.run(_check_upstream(settings.anthropic_url))
     missing = {
         "public_url": "texts and pages cannot say where users find this server",
         "contact": "users are not told whom to ask, and the privacy page names nobody",
@@ -109,6 +112,22 @@ def _check_settings(load_settings: Callable[[], Settings]) -> Iterator[Finding]:
             yield Finding(
                 f"{name} is not set, so {consequence}: set it in opusmax.toml or as OPUSMAX_{name.upper()}", True
             )
+
+
+async def _check_upstream(origin: str) -> Finding:
+    """A connection and, where there is TLS, a certificate that holds; nothing is asked."""
+    parts = urlsplit(origin)
+    is_tls = parts.scheme == "https"
+    port = parts.port or (443 if is_tls else 80)
+    try:
+        async with asyncio.timeout(UPSTREAM_SECONDS):
+            _reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=is_tls or None)
+    except TimeoutError:
+        return Finding(f"the provider at {origin} does not answer: look at the network and its firewall", True)
+    except OSError as error:
+        return Finding(f"the provider at {origin} cannot be reached: {error.strerror or error}", True)
+    writer.close()
+    return Finding(f"the provider at {origin} can be reached")
 
 
 def _check_permissions(path: Path) -> Iterator[Finding]:

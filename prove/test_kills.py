@@ -1,8 +1,7 @@
 """P4: nothing is lost. `kill -9` at random moments under load, and SIGTERM with streams open.
 
-Each request has a number. It asks for `FIRST_MAX_TOKENS` and its number of output tokens at most, and the provider
-reports `FIRST_INPUT` and its number of input tokens: so each row of the ledger, settled or left in flight, tells of
-which request it is.
+Each request has a number. It asks for at most so many output tokens, and the provider reports so many tokens read
+from its cache: so each row of the ledger, settled or left in flight, tells of which request it is.
 """
 
 import asyncio
@@ -10,13 +9,10 @@ import itertools
 import re
 import shutil
 import signal
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from gateway.core.estimate import BYTES_PER_TOKEN
 from gateway.core.usage import Usage
 from gateway.simulator import Script, Simulator
 from gateway.simulator.sending import Received
@@ -28,11 +24,10 @@ from tests.test_server_process import server
 KILLS = 200
 CLIENTS = 16
 LATEST_KILL_SECONDS = 0.5
-FIRST_MAX_TOKENS = 1_000
-FIRST_INPUT = 1_000_000
-OUTPUT = 12
+FIRST_NUMBER = 1_000
+INPUT, OUTPUT = 8, 12
 HOUR_MS = 3_600_000
-BUDGET = 10**12
+BUDGET = 2 * 10**9
 """Never used up: what is left of it is what is looked at."""
 
 _MAX_TOKENS = re.compile(rb'"max_tokens": (\d+)')
@@ -45,23 +40,23 @@ class Requests:
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcome] = {}
         self.at_the_provider: set[int] = set()
-        self._numbers = itertools.count()
+        self._numbers = itertools.count(FIRST_NUMBER)
 
     def next(self) -> tuple[dict[str, Any], Outcome]:
         number = next(self._numbers)
         self.outcomes[number] = Outcome()
-        return ask(stream=number % 2 == 0, max_tokens=FIRST_MAX_TOKENS + number), self.outcomes[number]
+        return ask(stream=number % 2 == 0, max_tokens=number), self.outcomes[number]
 
     def choose(self, received: Received) -> Script | None:
         """The provider's answer: at once or slowly, in any case with the number in it."""
         found = _MAX_TOKENS.search(received.body)
         if found is None:
             return None
-        number = int(found[1]) - FIRST_MAX_TOKENS
+        number = int(found[1])
         self.at_the_provider.add(number)
         random = Random(number)
         return Script(
-            usage=Usage(input=FIRST_INPUT + number, output=OUTPUT),
+            usage=Usage(input=INPUT, output=OUTPUT, cache_read=number),
             first_byte_delay_seconds=random.choice([0, random.random() * 0.03]),
             pause_seconds=random.choice([0, 0, random.random() * 0.01]),
         )
@@ -95,7 +90,7 @@ def check_kept_at_their_holds(database: Database, left: list[tuple[int, ...]]) -
             " WHERE started = ? AND sequence = ?",
             *(started, sequence),
         )
-        body = ask(stream=(held_output - FIRST_MAX_TOKENS) % 2 == 0, max_tokens=held_output)
+        body = ask(stream=held_output % 2 == 0, max_tokens=held_output)
         assert held_input + held_output == hold_of(body)
         assert rows == [(500, 1, held_input, held_output, 0, 0)]
 
@@ -117,12 +112,14 @@ async def left_of_the_budget(origin: str, key: str, left: int) -> int:
     return int(found[1].replace(",", ""))
 
 
-def rows_by_number(database: Database) -> Iterator[tuple[int, bool, tuple[int, int, int]]]:
-    """(number, whether it is settled with the provider's count, (status, estimated, output))."""
-    for status, estimated, used, output in database.query("SELECT status, estimated, input, output FROM request"):
-        is_settled = used >= FIRST_INPUT
-        number = used - FIRST_INPUT if is_settled else output - FIRST_MAX_TOKENS
-        yield number, is_settled, (status, estimated, output)
+def numbers_in_the_ledger(database: Database) -> tuple[set[int], set[int]]:
+    """Those that are settled as the provider counted them, and those that are kept at their hold; none twice."""
+    settled = "SELECT cache_read FROM request WHERE (status, estimated, input, output) = (200, 0, ?, ?)"
+    held = "SELECT output FROM request WHERE (status, estimated, cache_read) = (500, 1, 0)"
+    numbers = [database.query(settled, INPUT, OUTPUT), database.query(held)]
+    whole, kept = ({number for (number,) in rows} for rows in numbers)
+    assert database.query("SELECT count(*) FROM request") == [(len(whole | kept),)]
+    return whole, kept
 
 
 async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
@@ -151,15 +148,13 @@ async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
 
     whole = {number for number, outcome in requests.outcomes.items() if outcome.is_whole}
     begun = {number for number, outcome in requests.outcomes.items() if outcome.status == 200}
-    rows = list(rows_by_number(database))
-    known = {number for number, _, _ in rows}
-    settled = {number for number, is_settled, row in rows if is_settled and row == (200, 0, OUTPUT)}
-    assert len(known) == len(rows)
-    assert known <= requests.outcomes.keys()
-    assert len(whole) > KILLS * 5
-    assert in_flight > KILLS
+    settled, kept = numbers_in_the_ledger(database)
+    known = settled | kept
+    assert len(whole) > 5 * KILLS
+    assert len(kept) == in_flight > KILLS
     assert whole - settled == set()
     assert begun - known == set()
+    assert known <= requests.at_the_provider | kept
     figure("P4", f"{KILLS} kill -9: answers seen whole and missing in the ledger: 0 of {len(whole):,}")
     figure("P4", f"{KILLS} kill -9: requests in flight, kept at their hold and marked as estimated: all {in_flight:,}")
     figure(

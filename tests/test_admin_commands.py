@@ -5,12 +5,13 @@ import json
 import os
 import pty
 import re
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,16 +48,19 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in a folder of its own."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command in a folder of its own, with a provider that can be reached."""
     monkeypatch.chdir(tmp_path)
 
-    def run_command(*argv: str, **environment: str) -> Outcome:
-        out, err = io.StringIO(), io.StringIO()
-        code = cli.main(argv, environment, out, err)
-        return Outcome(code, out.getvalue(), err.getvalue())
+    with socket.create_server(("127.0.0.1", 0)) as provider:
+        origin = f"http://127.0.0.1:{provider.getsockname()[1]}"
 
-    return run_command
+        def run_command(*argv: str, **environment: str) -> Outcome:
+            out, err = io.StringIO(), io.StringIO()
+            code = cli.main(argv, {"OPUSMAX_ANTHROPIC_URL": origin} | environment, out, err)
+            return Outcome(code, out.getvalue(), err.getvalue())
+
+        yield run_command
 
 
 def start(*argv: str, cwd: Path, stdin: int | None = None) -> subprocess.Popen[str]:
@@ -420,6 +424,15 @@ def test_check_has_a_line_for_each_fault(run: Run, tmp_path: Path) -> None:
         assert sum(word in fault for fault in faults) == 1
     assert len(faults) == 5
     assert [finding["ok"] for finding in run("check", "--json").json].count(False) == 5
+
+
+def test_check_says_that_the_provider_cannot_be_reached(run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        origin = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert (
+            f"FAULT  the provider at {origin} cannot be reached" in run("check", OPUSMAX_ANTHROPIC_URL=origin).out
+        )
 
 
 def test_check_finds_a_damaged_database(run: Run) -> None:
