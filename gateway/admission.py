@@ -13,7 +13,7 @@ import aiosqlite
 from gateway.catalog import Catalog
 from gateway.clock import Clock
 from gateway.core.amounts import SECOND_MS
-from gateway.core.errors import InvalidKey, LimitExceeded, ModelNotAllowed, Unavailable
+from gateway.core.errors import BudgetExceeded, InvalidKey, LimitExceeded, ModelNotAllowed, Unavailable
 from gateway.core.limits import KeyLimits
 from gateway.core.lookups import LookupPace
 from gateway.core.parsing import ParsedRequest
@@ -69,7 +69,11 @@ class Admission:
         }
         # From here on nothing is awaited, so nothing can be settled in between.
         self._keys = directory.keys
-        for row in self._ledger.uncommitted():
+        opened, settled = self._ledger.uncommitted()
+        for row in opened:
+            if row.key in fresh:
+                fresh[row.key].count_start(row.started)
+        for row in settled:
             if row.key in fresh:
                 fresh[row.key].count(row.started, row.usage.charge, now_ms)
         for key_row, limits in fresh.items():
@@ -119,7 +123,7 @@ class Admission:
         if denial is not None:
             self._ledger.count_refusal(key.row, denial.refusal)
             error = explain(denial, parsed.hold, key, now_ms, self._signpost)
-            by_budget = denial.refusal is Refusal.BUDGET
+            by_budget = isinstance(error, BudgetExceeded)
             error.headers.update(anthropic_headers(limits.status(now_ms), now_ms, with_windows=by_budget))
             raise error
         return Reservation(

@@ -133,9 +133,9 @@ class Ledger:
         """Count; written within about a second."""
         self._refusals[key, refusal] += 1
 
-    def uncommitted(self) -> Sequence[LedgerRow]:
-        """Settled rows that a reader of the database does not see yet."""
-        return [*self._writing.settled, *self._due.settled]
+    def uncommitted(self) -> tuple[Sequence[LedgerRow], Sequence[LedgerRow]]:
+        """Opened and settled rows that a reader of the database does not see yet."""
+        return [*self._writing.opened, *self._due.opened], [*self._writing.settled, *self._due.settled]
 
     async def start(self) -> None:
         """Begin to write. `on_change` is awaited once before this returns."""

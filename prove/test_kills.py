@@ -156,7 +156,9 @@ async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
     assert begun - known == set()
     assert known <= requests.at_the_provider | kept
     figure("P4", f"{KILLS} kill -9: answers seen whole and missing in the ledger: 0 of {len(whole):,}")
-    figure("P4", f"{KILLS} kill -9: requests in flight, kept at their hold and marked as estimated: all {in_flight:,}")
+    figure(
+        "P4", f"{KILLS} kill -9: requests in flight, kept at their hold and marked as estimated: all {in_flight:,}"
+    )
     figure(
         "P4",
         f"{KILLS} kill -9: at the provider, but without a row (nobody saw a byte of their answers):"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from gateway.core.objects import Fields, NameTwice, read_object
+from gateway.core.objects import Fields, Unclear, read_object
 from gateway.core.settings import Settings
 
 BYTES_PER_TOKEN = 3
@@ -24,6 +24,11 @@ _MENTIONS = (b'"image"', b'"document"', b'"container_upload"', b"\\u")
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs: what they give back comes in a later request."""
 
+
+_MOST_BLOCKS = 10_000
+_MOST_COMMAS = 300_000
+"""A list with more of either is not looked through, which is work and memory: all of it counts as text. A request
+that fills the largest context has fewer."""
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _TEXT = msgspec.json.Decoder(str | None)
@@ -44,19 +49,20 @@ class Estimator:
         hidden_bytes, extra_tokens = 0, 0
         if any(mention in body for mention in _MENTIONS):
             hidden_bytes, extra_tokens = self._of_messages(fields)
-        extra_tokens += self._unbounded_tokens * (_server_tools(fields) + ("mcp_servers" in fields))
+        extra_tokens += self._unbounded_tokens * _reading_tools(fields)
         return -(-(len(body) - hidden_bytes) // BYTES_PER_TOKEN) + extra_tokens
 
     def _of_messages(self, fields: Fields) -> tuple[int, int]:
         """(bytes that are no text, tokens held for them). A shape that is not known counts as text, and more."""
         hidden_bytes, tokens = 0, 0
         try:
-            for message in _list(fields.get("messages", _NOTHING)):
-                for block in _blocks(read_object(bytes(message)).get("content", _NOTHING)):
-                    of_block_bytes, of_block_tokens = self._of_block(block)
-                    hidden_bytes += of_block_bytes
-                    tokens += of_block_tokens
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NameTwice):
+            for number, block in enumerate(_all_blocks(fields)):
+                if number == _MOST_BLOCKS:
+                    raise Unclear
+                of_block_bytes, of_block_tokens = self._of_block(block)
+                hidden_bytes += of_block_bytes
+                tokens += of_block_tokens
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear):
             return 0, self._unbounded_tokens
         return hidden_bytes, tokens
 
@@ -72,6 +78,11 @@ class Estimator:
                 return 0, self._unbounded_tokens
             case _:
                 return 0, 0
+
+
+def _all_blocks(fields: Fields) -> Iterator[Fields]:
+    for message in _list(fields.get("messages", _NOTHING)):
+        yield from _blocks(read_object(bytes(message)).get("content", _NOTHING))
 
 
 def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
@@ -91,6 +102,8 @@ def _object(raw: msgspec.Raw) -> Fields:
 
 
 def _list(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    if bytes(raw).count(b",") > _MOST_COMMAS:
+        raise Unclear
     return _LIST.decode(raw) or []
 
 
@@ -98,11 +111,12 @@ def _text(raw: msgspec.Raw) -> str:
     return _TEXT.decode(raw) or ""
 
 
-def _server_tools(fields: Fields) -> int:
+def _reading_tools(fields: Fields) -> int:
     """How many tools the provider runs: what they read is input too."""
     try:
+        servers = _list(fields.get("mcp_servers", _NOTHING))
         tools = [read_object(bytes(tool)) for tool in _list(fields.get("tools", _NOTHING))]
         types = [_text(tool.get("type", _NOTHING)) for tool in tools]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, NameTwice):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear):
         return 1
-    return sum(1 for name in types if name and not name.startswith(_CLIENT_TOOLS))
+    return len(servers) + sum(1 for name in types if name and not name.startswith(_CLIENT_TOOLS))

@@ -104,8 +104,7 @@ class KeyLimits:
             return max(denials, key=_lasts)
         self.running += 1
         self.held += hold.charge
-        if self._requests is not None:
-            self._requests.take(1, now_ms)
+        self.count_start(now_ms)
         return None
 
     def settle(self, hold: Hold, started_ms: int, charge: int, now_ms: int) -> None:
@@ -113,6 +112,11 @@ class KeyLimits:
         self.running -= 1
         self.held -= hold.charge
         self.count(started_ms, charge, now_ms)
+
+    def count_start(self, now_ms: int) -> None:
+        """Count a request that was admitted."""
+        if self._requests is not None:
+            self._requests.take(1, now_ms)
 
     def count(self, started_ms: int, charge: int, now_ms: int) -> None:
         """Count what a request used."""

@@ -12,7 +12,7 @@ import msgspec
 from gateway.core.errors import BadRequest
 from gateway.core.estimate import Estimator
 from gateway.core.limits import Hold
-from gateway.core.objects import Fields, NameTwice, read_object
+from gateway.core.objects import Fields, NameTwice, TooManyNames, read_object
 
 MAX_MODEL_LENGTH = 256
 MAX_OUTPUT_TOKENS = 2**31 - 1
@@ -76,6 +76,8 @@ def _decode(body: bytes) -> Fields:
         return read_object(body)
     except NameTwice:
         raise BadRequest("The request body names a field twice.") from None
+    except TooManyNames:
+        raise BadRequest("The request body names far too many fields.") from None
     except msgspec.ValidationError:
         raise BadRequest("The request body is not a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
