@@ -144,6 +144,7 @@ async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
 
 def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admission) -> web.Application:
     application = web.Application(client_max_size=settings.max_body_bytes)
+    application.on_response_prepare.append(_name_server)
     handlers: dict[Endpoint, Handler] = {
         Endpoint.MESSAGES: relay.messages,
         Endpoint.COUNT_TOKENS: relay.count_tokens,
@@ -154,6 +155,7 @@ def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admi
         for path in endpoint.paths:
             application.router.add_route(endpoint.method, path, answering_errors(handler))
             application.router.add_route("*", path, answering_errors(_method_not_allowed))
+    application.router.add_route("HEAD", "/", _healthy)
     for route in pages.routes():
         application.router.add_route(route.method, route.path, answering_errors(route.handler))
     application.router.add_get("/healthz", _healthy)
@@ -183,6 +185,11 @@ def _error_response(error: GatewayError) -> web.Response:
     """Where an answer had begun, its connection is closed already, and this one goes nowhere."""
     answer = render(error, f"req_{secrets.token_hex(12)}")
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+
+async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
+    """Nobody needs to know which versions run here."""
+    response.headers["server"] = "opusmax"
 
 
 async def _healthy(_request: web.Request) -> web.Response:

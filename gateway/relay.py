@@ -105,7 +105,6 @@ def _copy_head(answer: Answer, limits: Mapping[str, str], response: web.StreamRe
     for name, value in wire.answer_headers(answer.headers):
         response.headers.add(name, value)
     response.headers.update(limits)
-    response.headers["server"] = "opusmax"
     if answer.content_type.startswith("text/event-stream"):
         response.headers["x-accel-buffering"] = "no"  # a proxy in front must not gather events
         response.headers.setdefault("cache-control", "no-cache, no-transform")

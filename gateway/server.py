@@ -75,6 +75,7 @@ async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> 
             gateway.application,
             handler_cancellation=True,  # a client that leaves must stop the upstream at once
             access_log=None,
+            auto_decompress=False,  # packed bodies are refused, and never unpacked
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,

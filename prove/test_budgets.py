@@ -73,9 +73,7 @@ async def test_two_hundred_at_once_never_overshoot_a_budget_and_leave_none_of_it
             assert charged(database, key) <= size
             assert admitted(outcomes) == len(database.rows(key)) == len(provider.messages()) >= size // HOLD
             fullest = max(fullest, charged(database, key) / size)
-    figure(
-        "P3", f"{AT_ONCE} at once on N tokens, {len(cases)} times: charged <= N in all, at most {fullest:.1%} of N"
-    )
+    figure("P3", f"{AT_ONCE} at once on N tokens, {len(cases)} times: charged <= N, at most {fullest:.1%} of it")
 
 
 async def test_with_overdraft_holds_reach_so_far_beyond_a_budget_and_no_further(
@@ -134,9 +132,7 @@ async def test_what_a_provider_reports_beyond_the_hold_is_charged_in_full_shown_
         assert f"(over by {over:,})" in refused.text
         assert (await held_data(running.origin, text))["budgets"][0]["over"] == over
         assert f"{over:,}" in await usage_page(running.origin, text)
-    figure(
-        "P3", f"over-reported by X each: all charged, over by {over:,} <= {sum(beyond):,} (sum of X), shown, blocks"
-    )
+    figure("P3", f"over-reported by X each: all charged, over by {over:,} <= {sum(beyond):,}, shown, blocks")
 
 
 async def test_a_burst_right_after_a_restart_is_not_refused_by_the_key_check(
@@ -223,6 +219,6 @@ async def test_waiting_as_long_as_a_refusal_says_is_enough_and_two_seconds_less_
     longest = max(seconds for _, seconds in waits)
     figure(
         "P3",
-        f"retry-after of buckets and settled windows (up to {longest} s): enough {len(waits)} of {len(waits)} times,"
+        f"retry-after of buckets and settled windows (up to {longest} s): enough in {len(waits)} of {len(waits)},"
         f" two seconds less refused {tried_early} of {tried_early}",
     )

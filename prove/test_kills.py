@@ -6,6 +6,7 @@ from its cache: so each row of the ledger, settled or left in flight, tells of w
 
 import asyncio
 import itertools
+import json
 import re
 import shutil
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import aiohttp
+
+from gateway.core.records import Key
 from gateway.core.usage import Usage
 from gateway.simulator import Script, Simulator
 from gateway.simulator.sending import Received
@@ -75,7 +79,7 @@ async def keep_asking(origin: str, key: str, requests: Requests) -> None:
 def rows_in_flight(path: Path, copies: Path) -> list[tuple[int, ...]]:
     """(started, sequence, input, output), out of a copy: what the next server finds has been touched by nobody."""
     copies.mkdir(exist_ok=True)
-    for file in (path, path.with_name(f"{path.name}-wal")):
+    for file in path.parent.glob(f"{path.name}*"):
         shutil.copy(file, copies / file.name)
     return Database(copies / path.name).query(
         "SELECT started, sequence, input, output FROM request WHERE status IS NULL"
@@ -122,6 +126,26 @@ def numbers_in_the_ledger(database: Database) -> tuple[set[int], set[int]]:
     return whole, kept
 
 
+def check_all_are_accounted_for(database: Database, requests: Requests, in_flight: int, figure: Figure) -> None:
+    """Row by row, after the last restart. `in_flight`: as many as the kills left in all."""
+    whole = {number for number, outcome in requests.outcomes.items() if outcome.is_whole}
+    begun = {number for number, outcome in requests.outcomes.items() if outcome.status == 200}
+    settled, kept = numbers_in_the_ledger(database)
+    assert len(whole) > 5 * KILLS
+    assert len(kept) == in_flight > KILLS
+    assert whole - settled == set()
+    assert begun - settled - kept == set()
+    assert settled | kept <= requests.outcomes.keys()
+    unrecorded = requests.at_the_provider - settled - kept
+    figure("P4", f"{KILLS} kill -9: answers seen whole and missing in the ledger: 0 of {len(whole):,}")
+    figure("P4", f"{KILLS} kill -9: in-flight rows kept at their hold, marked as estimated: all {in_flight:,}")
+    figure(
+        "P4",
+        f"{KILLS} kill -9: requests that reached the provider just before their row, and of whose answers nobody"
+        f" saw a byte: {len(unrecorded)} of {len(requests.at_the_provider):,}",
+    )
+
+
 async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
     provider: Simulator, database: Database, figure: Figure, tmp_path: Path
 ) -> None:
@@ -130,37 +154,120 @@ async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
     provider.choose = requests.choose
     left: list[tuple[int, ...]] = []
     in_flight = 0
-    for kill in range(KILLS + 1):
+    for _ in range(KILLS):
         async with server(provider, database.path) as running:
             check_kept_at_their_holds(database, left)
-            if kill:
-                check_totals(database)
-                remains = BUDGET - charged(database, key)
-                assert await left_of_the_budget(running.origin, text, remains) == remains
+            check_totals(database)
+            remains = BUDGET - charged(database, key)
+            assert await left_of_the_budget(running.origin, text, remains) == remains
             clients = [asyncio.create_task(keep_asking(running.origin, text, requests)) for _ in range(CLIENTS)]
             await asyncio.sleep(random.random() * LATEST_KILL_SECONDS)
-            await running.stop(signal.SIGKILL if kill < KILLS else signal.SIGTERM)
+            await running.stop(signal.SIGKILL)
             await asyncio.gather(*clients)
         provider.received.clear()
         left = rows_in_flight(database.path, tmp_path / "copies")
         in_flight += len(left)
-    assert left == []
+    async with server(provider, database.path):
+        check_kept_at_their_holds(database, left)
+        check_totals(database)
+    check_all_are_accounted_for(database, requests, in_flight, figure)
 
-    whole = {number for number, outcome in requests.outcomes.items() if outcome.is_whole}
-    begun = {number for number, outcome in requests.outcomes.items() if outcome.status == 200}
-    settled, kept = numbers_in_the_ledger(database)
-    known = settled | kept
-    assert len(whole) > 5 * KILLS
-    assert len(kept) == in_flight > KILLS
-    assert whole - settled == set()
-    assert begun - known == set()
-    assert known <= requests.at_the_provider | kept
-    figure("P4", f"{KILLS} kill -9: answers seen whole and missing in the ledger: 0 of {len(whole):,}")
-    figure(
-        "P4", f"{KILLS} kill -9: requests in flight, kept at their hold and marked as estimated: all {in_flight:,}"
-    )
+
+# SIGTERM.
+
+DRAIN_SECONDS = 3
+EXIT_SECONDS = DRAIN_SECONDS + 2
+OPEN = {"finishing": 25, "stalling": 15, "never reading": 10}
+HUGE_BYTES = 8 * 2**20
+SCRIPTS = {
+    "finishing": Script(output_tokens=60, events=60, pause_seconds=0.02),
+    "stalling": Script(stall_after_events=5),
+    "never reading": Script(long_data_line_bytes=HUGE_BYTES, stall_after_events=5),
+}
+
+
+def ask_for(kind: str) -> dict[str, Any]:
+    return ask(messages=[{"role": "user", "content": kind}], stream=True)
+
+
+def by_kind(received: Received) -> Script | None:
+    return next((script for kind, script in SCRIPTS.items() if kind.encode() in received.body), None)
+
+
+async def ask_without_reading(origin: str, key: str, kind: str) -> asyncio.StreamWriter:
+    """An answer that nobody takes: it fills every buffer on the way and stays there."""
+    _, writer = await asyncio.open_connection("127.0.0.1", int(origin.rpartition(":")[2]), limit=1)
+    body = json.dumps(ask_for(kind)).encode()
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    return writer
+
+
+async def check_new_requests_are_refused(origin: str, key: str, kept_alive: aiohttp.ClientSession) -> int:
+    """On new connections and on one that was open before. Returns how many."""
+    async with kept_alive.get("/readyz") as answer:
+        assert answer.status == 503
+    async with client(origin) as fresh:
+        outcomes = [
+            await call(http, key, ask(stream=stream), Outcome())
+            for http in (kept_alive, fresh)
+            for stream in (False, True)
+            for _ in range(10)
+        ]
+    assert {(outcome.status, outcome.has_ended) for outcome in outcomes} == {(503, True)}
+    assert all(0 < outcome.retry_after <= 60 for outcome in outcomes)
+    return len(outcomes)
+
+
+def check_rows_at_the_end(database: Database, key: Key) -> None:
+    """A row each, settled: whole ones as they were counted, broken ones for what they used."""
+    rows = database.rows(key)
+    whole = [row for row in rows if row.status == 200]
+    broken = [row for row in rows if row.status == 503]
+    assert len(whole) == OPEN["finishing"] + 1
+    assert len(broken) == len(rows) - len(whole) == OPEN["stalling"] + OPEN["never reading"]
+    assert not any(row.estimated for row in whole)
+    assert all(row.estimated for row in broken)
+    for row in broken:
+        assert 0 < row.usage.charge <= hold_of(ask_for("never reading"))
+
+
+async def test_sigterm_lets_open_streams_finish_refuses_new_ones_and_ends_in_time(
+    provider: Simulator, database: Database, figure: Figure
+) -> None:
+    text, key = await database.create_key()
+    provider.choose = by_kind
+    now = asyncio.get_running_loop().time
+    async with (
+        server(provider, database.path, "--drain", f"{DRAIN_SECONDS}s") as running,
+        client(running.origin) as kept_alive,
+    ):
+        await call(kept_alive, text, ask(), Outcome())
+        kinds = [kind for kind in ("finishing", "stalling") for _ in range(OPEN[kind])]
+        streams = [asyncio.create_task(call_all(running.origin, text, [ask_for(kind)])) for kind in kinds]
+        writers = [
+            await ask_without_reading(running.origin, text, "never reading") for _ in range(OPEN["never reading"])
+        ]
+        await provider.arrived(1 + sum(OPEN.values()))
+        stopped = now()
+        running.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        refused = await check_new_requests_are_refused(running.origin, text, kept_alive)
+        code = await running.process.wait()
+        took = now() - stopped
+        outcomes: dict[str, list[Outcome]] = {kind: [] for kind in OPEN}
+        for kind, stream in zip(kinds, streams, strict=True):
+            outcomes[kind] += await stream
+        for writer in writers:
+            writer.transport.abort()
+    assert code == 0
+    assert DRAIN_SECONDS <= took <= EXIT_SECONDS
+    assert all(outcome.has_ended and outcome.is_whole for outcome in outcomes["finishing"])
+    assert all(outcome.is_broken and outcome.status == 200 for outcome in outcomes["stalling"])
+    check_rows_at_the_end(database, key)
     figure(
         "P4",
-        f"{KILLS} kill -9: at the provider, but without a row (nobody saw a byte of their answers):"
-        f" {len(requests.at_the_provider - known)} of {len(requests.at_the_provider):,}",
+        f"SIGTERM with {sum(OPEN.values())} streams: {OPEN['finishing']} of {OPEN['finishing']} finished, the rest"
+        f" broken and settled, {refused} of {refused} new ones told 503, ended {took:.1f} s later (drain:"
+        f" {DRAIN_SECONDS} s)",
     )
