@@ -35,6 +35,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ERASURE_LOOK_SECONDS = 2
 """How often the server looks for an erasure that nobody finishes."""
+CLOCK_LOOK_SECONDS = 10
+CLOCK_STEP_MS = 2_000
+"""A smaller difference is the slow correction of a clock, not a step."""
 
 _log = logging.getLogger("opusmax")
 
@@ -67,6 +70,7 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
             directory = await keystore.read_directory(connection)
             await admission.follow(connection, directory)
             authenticator.replace(directory)
+            _log.info(Event.KEYS_FOLLOWED)
 
         book = Ledger(writer, follow)
         admission = Admission(reader, clock, book, catalog, signpost)
@@ -76,6 +80,7 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         stack.push_async_callback(book.close)
         await stack.enter_async_context(background(catalog.run()))
         await stack.enter_async_context(background(_finish_erasures(janitor, path)))
+        await stack.enter_async_context(background(_report_clock_steps(clock)))
         yield Gateway(
             application=_application(
                 settings,
@@ -124,6 +129,16 @@ async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     if clock.stepped_ms() < 0:
         _log.warning(Event.CLOCK_BEHIND_LEDGER)
     return clock
+
+
+async def _report_clock_steps(clock: Clock) -> None:
+    """Tell the operator when somebody sets the wall clock: limits go on as if nothing had happened."""
+    before_ms = clock.stepped_ms()
+    while True:
+        await asyncio.sleep(CLOCK_LOOK_SECONDS)
+        if abs(clock.stepped_ms() - before_ms) > CLOCK_STEP_MS:
+            before_ms = clock.stepped_ms()
+            _log.warning(Event.CLOCK_STEPPED)
 
 
 async def _finish_erasures(connection: aiosqlite.Connection, path: Path) -> None:

@@ -28,7 +28,7 @@ class Event(StrEnum):
     SERVER_DRAINING = "server.draining"
     SERVER_STOPPED = "server.stopped"
     HANDLER_FAILED = "handler.failed"
-    KEYS_CHANGED = "keys.changed"
+    KEYS_FOLLOWED = "keys.followed"
     LEDGER_FAILING = "ledger.failing"
     LEDGER_RECOVERED = "ledger.recovered"
     LEDGER_ROW_REFUSED = "ledger.row_refused"
