@@ -7,14 +7,14 @@ One request, walked:
     core/parsing.py what the limits need to know of the body (core/estimate.py: how large is it?)
     admission.py    is there room? (core/limits.py decides, history.py derives the limits from the ledger)
     reservation.py  what a running request holds, until it is settled
-    upstream.py     the only outgoing HTTP (core/wire.py: which headers cross)
+    upstream.py     the only outgoing HTTP (core/wire.py: which headers cross; pool.py, exchange.py, answer.py: how)
     relay.py        the straight path: stream, meter, settle, last bytes
-    core/metering.py bytes -> usage (core/sse.py: bytes -> events)
+    core/metering.py bytes -> usage (core/sse.py: bytes -> events; core/anthropic.py: events -> counts)
     ledger.py       the one writer: rows in, shared commits
 
 Around it: server.py and process.py run it, logs.py cannot leak, pages.py shows people what is held about their key,
 cli.py is the administrator's command line, erasure.py makes a deleted key disappear, demo.py shows it all with the
-simulated provider of simulator.py.
+simulated provider of simulator/.
 
 `core` decides and does no I/O: no socket, file, clock or log can be imported there (core/ruff.toml).
 """

@@ -3,7 +3,7 @@
 The small version of each runs in `make test`; here are the numbers of DESIGN and of the issues, and the clock.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -17,9 +17,9 @@ Figure = Callable[[str, str], None]
 
 
 @pytest.fixture
-def figure() -> Iterator[Figure]:
+def figure() -> Figure:
     """`figure("P4", "answers seen whole and missing in the ledger: 0 of 9,120")`: a line of the summary."""
-    yield lambda promise, text: _FIGURES.append((promise, text))
+    return lambda promise, text: _FIGURES.append((promise, text))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
