@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -89,10 +90,13 @@ async def _show_answer(origin: str, key: str) -> None:
 
 
 def _free_port() -> int:
-    """The usual port, or any if it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return PORT if probe.connect_ex(("127.0.0.1", PORT)) else 0
+    """The usual port, or another one if it is taken."""
+    for port in (PORT, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise OSError("no port is free")
 
 
 def _say(text: str) -> None:
