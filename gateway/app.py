@@ -94,7 +94,11 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
 
 def _take_lock(path: Path) -> database.FileLock:
     lock = database.FileLock(path, "server")
-    if not lock.acquire():
+    try:
+        is_ours = lock.acquire()
+    except OSError as error:
+        raise database.unusable(path, error) from None
+    if not is_ours:
         raise database.DatabaseError(f"another server is running on {path}")
     return lock
 
@@ -122,10 +126,14 @@ def _pages(
 
 async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     """Finish what the process before left unfinished, and start the clock after its newest row."""
+    await database.require_undamaged(writer, path)
     await _finish_erasure(writer, path)
-    if await ledger.settle_left_in_flight(writer):
-        _log.warning(Event.REQUESTS_RECOVERED)
-    clock = Clock(await ledger.newest_start(writer))
+    try:
+        if await ledger.settle_left_in_flight(writer):
+            _log.warning(Event.REQUESTS_RECOVERED)
+        clock = Clock(await ledger.newest_start(writer))
+    except sqlite3.Error as error:
+        raise database.unusable(path, error) from None
     if clock.stepped_ms() < 0:
         _log.warning(Event.CLOCK_BEHIND_LEDGER)
     return clock
