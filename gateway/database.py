@@ -86,7 +86,7 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
 def unusable(path: Path, error: Exception) -> DatabaseError:
     """What SQLite or the system says about the file, with its name, in one line."""
     said = getattr(error, "strerror", None) or str(error)
-    return DatabaseError(f"{path} cannot be used: {said.partition(chr(10))[0]}")
+    return DatabaseError(f"{path} cannot be used: {said.splitlines()[0]}")
 
 
 async def _configure(connection: aiosqlite.Connection) -> None:
