@@ -5,11 +5,12 @@ from its cache: so each row of the ledger, settled or left in flight, tells of w
 """
 
 import asyncio
-import itertools
 import json
 import re
 import shutil
 import signal
+from collections.abc import Sequence
+from itertools import count, cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +24,7 @@ from gateway.simulator.sending import Received
 from prove.conftest import Figure
 from prove.load import CHARGE, Outcome, call, call_all, charged, client
 from tests.harness import Database, ask, hold_of
-from tests.test_server_process import server
+from tests.test_server_process import Server, server
 
 KILLS = 200
 CLIENTS = 16
@@ -44,7 +45,7 @@ class Requests:
     def __init__(self) -> None:
         self.outcomes: dict[int, Outcome] = {}
         self.at_the_provider: set[int] = set()
-        self._numbers = itertools.count(FIRST_NUMBER)
+        self._numbers = count(FIRST_NUMBER)
 
     def next(self) -> tuple[dict[str, Any], Outcome]:
         number = next(self._numbers)
@@ -100,20 +101,24 @@ def check_kept_at_their_holds(database: Database, left: list[tuple[int, ...]]) -
 
 
 def check_totals(database: Database) -> None:
+    """Of each key: its running totals and its hours are the sums of its rows."""
     sums = f"count(*), sum(input), sum(output), sum(cache_write), sum(cache_read), sum({CHARGE})"
+    rows = database.query(f"SELECT key, {sums} FROM request GROUP BY key ORDER BY key")
     totals = "total_requests, total_input, total_output, total_cache_write, total_cache_read, total_charge"
-    assert database.query(f"SELECT {totals} FROM key") == database.query(f"SELECT {sums} FROM request")
+    assert database.query(f"SELECT id, {totals} FROM key WHERE total_requests > 0 ORDER BY id") == rows
+    sums = "sum(requests), sum(input), sum(output), sum(cache_write), sum(cache_read), sum(charge)"
+    assert database.query(f"SELECT key, {sums} FROM usage_by_hour GROUP BY key ORDER BY key") == rows
     assert database.query("SELECT count(*) FROM request WHERE status IS NULL") == [(0,)]
 
 
-async def left_of_the_budget(origin: str, key: str, left: int) -> int:
-    """What a request that is one token too large is told."""
+async def check_what_is_left(origin: str, key: str, left: int) -> None:
+    """A request that is one token too large for what the ledger leaves is refused, and told the same figure."""
     body = ask(max_tokens=left + 1 - (hold_of(ask(max_tokens=left)) - left))
     [refused] = await call_all(origin, key, [body])
     found = _LEFT.search(refused.text)
     assert (refused.status, hold_of(body)) == (429, left + 1), refused.text
     assert found is not None, refused.text
-    return int(found[1].replace(",", ""))
+    assert found[1].replace(",", "") == str(left)
 
 
 def numbers_in_the_ledger(database: Database) -> tuple[set[int], set[int]]:
@@ -146,11 +151,19 @@ def check_all_are_accounted_for(database: Database, requests: Requests, in_fligh
     )
 
 
+async def load_until_killed(running: Server, keys: Sequence[str], requests: Requests, seconds: float) -> None:
+    sharing = islice(cycle(keys), CLIENTS)
+    clients = [asyncio.create_task(keep_asking(running.origin, key, requests)) for key in sharing]
+    await asyncio.sleep(seconds)
+    await running.stop(signal.SIGKILL)
+    await asyncio.gather(*clients)
+
+
 async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
     provider: Simulator, database: Database, figure: Figure, tmp_path: Path
 ) -> None:
     random, requests = Random(4), Requests()
-    text, key = await database.create_key(budgets=[(BUDGET, HOUR_MS), (BUDGET, None)])
+    keys = [await database.create_key(f"{window}", budgets=[(BUDGET, window)]) for window in (HOUR_MS, None)]
     provider.choose = requests.choose
     left: list[tuple[int, ...]] = []
     in_flight = 0
@@ -158,12 +171,11 @@ async def test_kill_9_loses_no_answer_that_a_client_saw_and_frees_no_hold(
         async with server(provider, database.path) as running:
             check_kept_at_their_holds(database, left)
             check_totals(database)
-            remains = BUDGET - charged(database, key)
-            assert await left_of_the_budget(running.origin, text, remains) == remains
-            clients = [asyncio.create_task(keep_asking(running.origin, text, requests)) for _ in range(CLIENTS)]
-            await asyncio.sleep(random.random() * LATEST_KILL_SECONDS)
-            await running.stop(signal.SIGKILL)
-            await asyncio.gather(*clients)
+            for text, key in keys:
+                if used := charged(database, key):
+                    await check_what_is_left(running.origin, text, BUDGET - used)
+            seconds = random.random() * LATEST_KILL_SECONDS
+            await load_until_killed(running, [text for text, _ in keys], requests, seconds)
         provider.received.clear()
         left = rows_in_flight(database.path, tmp_path / "copies")
         in_flight += len(left)
@@ -253,7 +265,7 @@ async def test_sigterm_lets_open_streams_finish_refuses_new_ones_and_ends_in_tim
         running.process.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.1)
         refused = await check_new_requests_are_refused(running.origin, text, kept_alive)
-        code = await running.process.wait()
+        code = await asyncio.wait_for(running.process.wait(), 2 * EXIT_SECONDS)
         took = now() - stopped
         outcomes: dict[str, list[Outcome]] = {kind: [] for kind in OPEN}
         for kind, stream in zip(kinds, streams, strict=True):
