@@ -9,6 +9,7 @@ otherwise print reprs with prompts and credentials in them.
 import asyncio
 import logging
 import sys
+import threading
 import time
 import warnings
 from enum import StrEnum
@@ -88,6 +89,7 @@ def install() -> None:
     logging.lastResort = None
     logging.raiseExceptions = False
     sys.excepthook = lambda _kind, error, _traceback: _report(error)
+    threading.excepthook = lambda failed: _report(failed.exc_value)
     sys.unraisablehook = lambda unraisable: _report(unraisable.exc_value)
     warnings.showwarning = lambda *_args, **_kwargs: None
 

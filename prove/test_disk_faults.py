@@ -17,9 +17,9 @@ from prove.conftest import Figure
 from tests.harness import Database
 from tests.test_disk_faults import (
     STREAMS,
-    Clients,
     Course,
     Fault,
+    asking,
     come_through,
     open_client,
     refusal_to_start,
@@ -128,7 +128,7 @@ async def test_a_full_disk_stops_everybody_and_loses_nothing(
     course = await come_through(provider, database, fault, fault_seconds=FULL_SECONDS, stream_seconds=4)
     tell(figure, "disk full for 14 s", course)
     require_no_loss(course, database)
-    assert course.whole_streams == 0  # they waited for ten seconds, and broke
+    assert course.whole_afterwards == 0  # they waited for ten seconds, and broke
 
 
 async def test_a_read_only_database_stops_everybody_and_loses_nothing(
@@ -138,7 +138,7 @@ async def test_a_read_only_database_stops_everybody_and_loses_nothing(
     course = await come_through(provider, database, fault, fault_seconds=6, stream_seconds=4)
     tell(figure, "read-only for 6 s", course)
     require_no_loss(course, database)
-    assert course.whole_streams == STREAMS  # their last bytes waited for the disk
+    assert course.whole_afterwards == STREAMS  # their last bytes waited for the disk
 
 
 async def test_a_database_locked_by_another_process_stops_everybody_and_loses_nothing(
@@ -242,12 +242,11 @@ async def test_second_servers_are_refused_and_the_first_does_not_notice(
 ) -> None:
     text, _ = await database.create_key()
     async with server(provider, database.path) as running, open_client(running.origin) as http:
-        clients = Clients(http, [text])
         began = time.monotonic()
-        for _ in range(5):
-            assert "another server is running" in await refusal_to_start(provider, database.path)
+        async with asking(http, [text]) as clients:
+            for _ in range(5):
+                assert "another server is running" in await refusal_to_start(provider, database.path)
         seconds = (time.monotonic() - began) / 5
-        await clients.stop()
     figure(
         "disk",
         f"a second server is refused in {seconds:.2f} s; the first answered {clients.count(200):,} of"

@@ -8,8 +8,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import connect as connect_directly
@@ -61,7 +61,10 @@ class Course:
     """What the pages answered meanwhile."""
     unrecorded: int
     """Requests that reached the provider, and have no row."""
-    whole_streams: int
+    whole_meanwhile: int
+    """Streams that came whole though their usage could not be recorded."""
+    whole_afterwards: int
+    """Streams whose last bytes waited for the disk."""
 
 
 class Clients:
@@ -119,17 +122,27 @@ class Clients:
         self.seen.append(Seen(key, asked_at, time.monotonic(), status))
 
 
+@asynccontextmanager
+async def asking(http: aiohttp.ClientSession, keys: list[str]) -> AsyncIterator[Clients]:
+    clients = Clients(http, keys)
+    try:
+        yield clients
+    finally:
+        await clients.stop()
+
+
 def open_client(origin: str) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(origin, connector=aiohttp.TCPConnector(limit=0))
 
 
-async def stream(http: aiohttp.ClientSession, key: str) -> bool:
-    """Whether a streamed answer came whole."""
-    try:
+async def stream(http: aiohttp.ClientSession, key: str) -> tuple[bool, float]:
+    """Whether a streamed answer came whole, and when it ended."""
+    body = b""
+    with suppress(aiohttp.ClientError):
         async with http.post("/v1/messages", json=ask(stream=True), headers={"x-api-key": key}) as answer:
-            return b'"message_stop"' in await answer.read()
-    except aiohttp.ClientError:
-        return False
+            async for chunk in answer.content.iter_any():
+                body += chunk
+    return b'"message_stop"' in body, time.monotonic()
 
 
 def streams_of(seconds: float) -> Callable[[Received], Script | None]:
@@ -143,25 +156,21 @@ async def come_through(
 ) -> Course:
     """Let a fault come over a server that is being used, and go again. Its streams end in the middle of it."""
     provider.choose = streams_of(stream_seconds)
-    keys = [
-        (await database.create_key(name, budgets=budgets))[0]
-        for name, budgets in (("a", ()), ("b", [(10**9, None)]))
-    ]
+    keys = [(await database.create_key("a"))[0], (await database.create_key("b", budgets=[(10**9, None)]))[0]]
     async with server(provider, database.path) as running, open_client(running.origin) as http:
-        clients = Clients(http, keys)
-        await clients.until_all(200, 0, NOTICED_WITHIN_SECONDS)
-        streams = [asyncio.create_task(stream(http, keys[number % 2])) for number in range(STREAMS)]
-        await asyncio.sleep(stream_seconds / 2)
-        with fault(running):
-            began = time.monotonic()
-            noticed = await clients.until_all(503, began, NOTICED_WITHIN_SECONDS)
-            pages = await look_at_pages(http, keys[0])
-            await asyncio.sleep(max(0, began + fault_seconds - time.monotonic()))
-            gone = time.monotonic()
-        assert clients.statuses(began + noticed, gone) == {503}
-        back = await clients.until_all(200, gone, 2 * BACK_WITHIN_SECONDS)
-        whole = await asyncio.gather(*streams)
-        await clients.stop()
+        async with asking(http, keys) as clients:
+            await clients.until_all(200, 0, NOTICED_WITHIN_SECONDS)
+            streams = [asyncio.create_task(stream(http, keys[number % 2])) for number in range(STREAMS)]
+            await asyncio.sleep(stream_seconds / 2)
+            with fault(running):
+                began = time.monotonic()
+                noticed = await clients.until_all(503, began, NOTICED_WITHIN_SECONDS)
+                pages = await look_at_pages(http, keys[0])
+                await asyncio.sleep(max(0, began + fault_seconds - time.monotonic()))
+                gone = time.monotonic()
+            assert clients.statuses(began + noticed, gone) == {503}
+            back = await clients.until_all(200, gone, 2 * BACK_WITHIN_SECONDS)
+            whole_at = [ended_at for is_whole, ended_at in await asyncio.gather(*streams) if is_whole]
         assert await running.stop() == 0
     return Course(
         noticed_seconds=noticed,
@@ -170,7 +179,8 @@ async def come_through(
         answered=clients.count(200),
         pages=pages,
         unrecorded=len(provider.messages()) - settled_rows(database),
-        whole_streams=sum(whole),
+        whole_meanwhile=sum(ended_at < gone for ended_at in whole_at),
+        whole_afterwards=sum(ended_at >= gone for ended_at in whole_at),
     )
 
 
@@ -193,6 +203,7 @@ def settled_rows(database: Database) -> int:
 def require_no_loss(course: Course, database: Database) -> None:
     """What must be true after every fault."""
     assert course.unrecorded == 0
+    assert course.whole_meanwhile == 0
     assert course.back_seconds < BACK_WITHIN_SECONDS
     assert course.pages.pop("/readyz") == 503
     assert set(course.pages.values()) == {200}
@@ -218,6 +229,7 @@ async def test_a_disk_that_takes_nothing_stops_everybody_and_loses_nothing(
     require_no_loss(course, database)
     assert course.refused > 10
     assert course.noticed_seconds < 1
+    assert course.whole_afterwards == STREAMS
 
 
 async def refusal_to_start(provider: Simulator, database: Path) -> str:
@@ -259,4 +271,4 @@ async def test_a_second_server_on_a_database_is_refused_and_the_first_goes_on(
     async with server(provider, database.path) as running:
         assert "another server is running" in await refusal_to_start(provider, database.path)
         async with aiohttp.ClientSession(running.origin) as http:
-            assert await stream(http, text)
+            assert (await stream(http, text))[0]

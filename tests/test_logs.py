@@ -1,0 +1,83 @@
+"""The log holds names of things and never what was in them, however it is reached."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CANARY = "canary-in-a-log-51e0"
+
+WAYS = {
+    "a library's message": "logging.getLogger('aiohttp.server').error('request %s', CANARY)",
+    "our own logger with another text": "logging.getLogger('opusmax').error(CANARY)",
+    "an exception's text": "\ntry: raise ValueError(CANARY)\nexcept ValueError: logging.exception(CANARY)",
+    "a warning": "warnings.warn(CANARY)",
+    "an uncaught exception": "raise KeyError(CANARY)",
+    "an exception in a thread": "t = threading.Thread(target=int, args=(CANARY,)); t.start(); t.join()",
+    "an exception in a destructor": "type('T', (), {'__del__': lambda self: int(CANARY)})()",
+    "a task that nobody awaits": "asyncio.run(forget())",
+    "a callback that fails": "asyncio.run(call_back())",
+    "a message that cannot be formatted": "logging.getLogger('x').error('%d', CANARY)",
+}
+
+PROGRAM = """
+import asyncio, gc, logging, sys, threading, warnings
+from gateway import logs
+
+CANARY = {canary!r}
+
+async def fail():
+    raise RuntimeError(CANARY)
+
+async def forget():
+    logs.install_on_loop(asyncio.get_running_loop())
+    asyncio.get_running_loop().create_task(fail())
+    await asyncio.sleep(0.01)
+    gc.collect()
+
+async def call_back():
+    logs.install_on_loop(asyncio.get_running_loop())
+    asyncio.get_running_loop().call_soon(int, CANARY)
+    await asyncio.sleep(0.01)
+
+logs.install()
+{way}
+"""
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_no_way_into_the_log_carries_content(way: str, debug: str) -> None:
+    program = PROGRAM.format(canary=CANARY, way=way)
+    environment = {"PYTHONASYNCIODEBUG": debug, "PYTHONPATH": str(ROOT)}
+    child = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert CANARY not in child.stdout + child.stderr
+    assert "Traceback" not in child.stderr
+
+
+def test_an_event_is_written_with_the_class_and_place_of_its_error() -> None:
+    way = (
+        "\ntry: logs._place(1)\n"
+        "except Exception as e: logging.getLogger('opusmax').error(logs.Event.HANDLER_FAILED, exc_info=e)"
+    )
+    program = PROGRAM.format(canary=CANARY, way=way)
+    child = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    stamp, level, logger, event, error, place = child.stderr.split()
+    assert stamp.endswith("Z")
+    assert (level, logger, event, error) == ("ERROR", "opusmax", "handler.failed", "AttributeError")
+    assert place.startswith("gateway/logs.py:")
+
+
+def test_a_fault_that_repeats_writes_some_lines_a_second_only() -> None:
+    way = "\nfor _ in range(5_000): logging.getLogger('opusmax').error(logs.Event.HANDLER_FAILED)"
+    program = PROGRAM.format(canary=CANARY, way=way)
+    child = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert 10 <= child.stderr.count("\n") <= 40
