@@ -137,7 +137,9 @@ class Admission:
         )
 
     def pace_lookup(self, key: Key) -> None:
-        """Admit a free lookup, or raise `LimitExceeded`."""
+        """Admit a free lookup, or raise `LimitExceeded`; `Unavailable` while the server stops."""
+        if self.is_draining:
+            raise _stopping()
         wait_ms = self._lookups.take(key, self._clock.now_ms())
         if wait_ms:
             self._ledger.count_refusal(key.row, Refusal.REQUESTS)

@@ -22,8 +22,9 @@ from gateway.core.refusals import Signpost
 from gateway.hashing import verify_secret
 from gateway.keystore import Directory
 
-MAX_WAITING_KEYS = 8
-"""Distinct keys that may wait for their proof: each takes some 30 ms of a processor and 19 MiB."""
+MAX_WAITING_KEYS = 32
+"""Distinct keys that may wait for their proof, each some 30 ms: a whole team may come at once after a restart. Only
+keys with a key id that exists get so far."""
 MAX_WAITING_PAGE_KEYS = 2
 """The smaller share of the Check Usage page, which anyone may ask."""
 MAX_REMEMBERED_FAILURES = 1_024

@@ -258,6 +258,13 @@ async def test_stopping_lets_running_answers_finish_and_refuses_new_ones(
     assert [row.status for row in database.rows(alice[1])] == [200]
 
 
+async def test_a_team_that_comes_at_once_after_a_restart_is_let_in(provider: Simulator, database: Database) -> None:
+    keys = [(await database.create_key(f"member{number}"))[0] for number in range(20)]
+    async with serving(provider, database.path) as origin:
+        answers = await asyncio.gather(*(send(origin, key, ask()) for key in keys))
+    assert {answer[0] for answer in answers} == {200}
+
+
 async def test_an_answer_that_cannot_finish_in_the_drain_time_breaks_and_is_settled(
     provider: Simulator, database: Database, alice: tuple[str, Key]
 ) -> None:
