@@ -247,14 +247,27 @@ async def test_an_edit_works_at_once_and_takes_nothing_back(provider: Simulator,
 async def test_stopping_lets_running_answers_finish_and_refuses_new_ones(
     provider: Simulator, database: Database, alice: tuple[str, Key]
 ) -> None:
-    provider.script = Script(output_tokens=40, events=20, pause_seconds=0.03)
+    provider.script = Script(output_tokens=60, events=30, pause_seconds=0.03)
+
+    async def ask_late(origin: str, path: str) -> tuple[int, bool]:
+        await asyncio.sleep(0.3)  # the server stops meanwhile, and the stream still runs
+        async with (
+            aiohttp.ClientSession(origin) as session,
+            session.post(path, json=ask(), headers={"x-api-key": alice[0]}) as answer,
+        ):
+            return answer.status, "retry-after" in answer.headers
+
     async with serving(provider, database.path) as origin:
         running = asyncio.create_task(send(origin, alice[0], ask(stream=True)))
+        late = [
+            asyncio.create_task(ask_late(origin, path)) for path in ("/v1/messages", "/v1/messages/count_tokens")
+        ]
         await provider.arrived(1)
         await asyncio.sleep(0.1)
     status, _, body = await running
     assert status == 200
     assert b"message_stop" in body
+    assert await asyncio.gather(*late) == [(503, True), (503, True)]
     assert [row.status for row in database.rows(alice[1])] == [200]
 
 
