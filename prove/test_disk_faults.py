@@ -220,7 +220,8 @@ async def test_a_disk_that_cannot_be_written_at_the_start_is_told_by_its_name(
 async def test_a_server_does_not_start_on_a_locked_database(provider: Simulator, database: Database) -> None:
     await database.create_key()
     with other_process(database.path, "connection.execute('BEGIN EXCLUSIVE')"):
-        assert "database is locked" in await refusal_to_start(provider, database.path)
+        line = await refusal_to_start(provider, database.path)
+    assert f"{database.path} cannot be used: database is locked" in line
 
 
 async def test_commands_on_a_full_disk_fail_with_a_line_and_change_nothing(

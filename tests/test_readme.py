@@ -93,7 +93,7 @@ def test_the_table_of_settings_is_complete_and_true() -> None:
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
-    named = re.findall(r"`((?:tests|gateway|templates)/[\w/.]*|[\w.]+\.(?:py|sql|txt|in))`", README)
+    named = re.findall(r"`((?:tests|prove|gateway|templates)/[\w/.]*|[\w.]+\.(?:py|sql|txt|in))`", README)
     assert len(named) > 10
     for name in named:
         assert (ROOT / name).exists(), name
