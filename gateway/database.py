@@ -23,6 +23,11 @@ SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).parent.parent / "schema.sql"
 BUSY_TIMEOUT_MS = 5_000
 
+# One statement, so that it sees one state of a file that another process may be making just now.
+SELECT_VERSION_AND_TABLES = (
+    "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)"
+)
+
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,
@@ -72,10 +77,9 @@ async def _open(path: Path) -> aiosqlite.Connection:
 
 async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
     try:
-        version = await schema_version(connection)
-        await _require_ours(connection, path, version)
+        is_new = await _is_new(connection, path)
         await _configure(connection)
-        if version == 0:
+        if is_new:
             await _create_schema(connection)
     except sqlite3.DatabaseError as error:
         raise unusable(path, error) from None
@@ -97,17 +101,16 @@ async def _configure(connection: aiosqlite.Connection) -> None:
             raise DatabaseError(f"this build of SQLite does not support {name} = {wanted}")
 
 
-async def _require_ours(connection: aiosqlite.Connection, path: Path, version: int) -> None:
-    """Before anything is written to it."""
+async def _is_new(connection: aiosqlite.Connection, path: Path) -> bool:
+    """Whether the file is still empty. Raises `DatabaseError` for one that is not ours, before it is touched."""
+    ((version, tables),) = await connection.execute_fetchall(SELECT_VERSION_AND_TABLES)
     if version > SCHEMA_VERSION:
         raise DatabaseError(
             f"{path} was written by a newer OpusMax (schema {version}, this one knows {SCHEMA_VERSION})"
         )
-    ((tables,),) = await connection.execute_fetchall("SELECT count(*) FROM sqlite_schema")
     if version == 0 and tables:
-        raise DatabaseError(
-            f"{path} is not a database of OpusMax, or has lost its version: look at it, or restore a backup"
-        )
+        raise DatabaseError(f"{path} is not a database of OpusMax, or has lost its version: restore a backup")
+    return bool(version == 0)
 
 
 async def _create_schema(connection: aiosqlite.Connection) -> None:

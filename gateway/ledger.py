@@ -104,8 +104,6 @@ class Ledger:
         self, connection: aiosqlite.Connection, on_change: Callable[[aiosqlite.Connection], Awaitable[None]]
     ) -> None:
         """`on_change` is awaited between two commits whenever another process has changed the database."""
-        self.is_writable = True
-        """Whether the last commit worked."""
         self._connection = connection
         self._on_change = on_change
         self._due = _Batch()
@@ -114,10 +112,17 @@ class Ledger:
         self._refusals: Counter[tuple[KeyRow, Refusal]] = Counter()
         self._work = asyncio.Event()
         self._looks = 0
+        self._failing: set[str] = set()
+        """"write", "look", or both."""
         self._synchronous = ""
         self._data_version = -1
         self._closing = False
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the last commit worked, and the last look for changes."""
+        return not self._failing
 
     def open(self, row: LedgerRow) -> asyncio.Future[None]:
         """Record an admitted request. The future is done once a crash of this process cannot lose it."""
@@ -181,23 +186,25 @@ class Ledger:
                 await self._look()
 
     async def _write(self, *, with_refusals: bool) -> None:
-        """Commit all that is due, however often more comes due meanwhile; stop when the disk refuses."""
-        while True:
-            if not self._writing:
-                self._writing, self._due = self._due, _Batch()
-            if with_refusals:
-                self._writing.refusals += self._refusals
-                self._refusals.clear()
-            if not self._writing:
-                return
-            try:
-                await self._commit(self._writing)
-            except Exception as error:
-                self._set_writable(False, error)
-                return
-            self._writing.release()
-            self._writing = _Batch()
-            self._set_writable(True, None)
+        """One commit of all that is due. What comes due meanwhile is for the next turn, after a look if one is due:
+        under load the writer must not forget to follow the command line."""
+        if not self._writing:
+            self._writing, self._due = self._due, _Batch()
+        if with_refusals:
+            self._writing.refusals += self._refusals
+            self._refusals.clear()
+        if not self._writing:
+            return
+        try:
+            await self._commit(self._writing)
+        except Exception as error:
+            self._set_working("write", error)
+            return
+        self._writing.release()
+        self._writing = _Batch()
+        self._set_working("write", None)
+        if self._due:
+            self._work.set()
 
     async def _commit(self, batch: _Batch) -> None:
         await self._set_synchronous("FULL" if batch.settled else "NORMAL")
@@ -225,19 +232,27 @@ class Ledger:
             self._synchronous = level
 
     async def _look(self) -> None:
-        """Follow what another process has changed. What fails is tried again at the next look."""
+        """Follow what another process has changed. What fails is tried again at the next look, and until it works
+        nobody is admitted: a key may have been deleted."""
         try:
             ((version,),) = await self._connection.execute_fetchall("PRAGMA data_version")
             if version != self._data_version:
                 await self._on_change(self._connection)
                 self._data_version = version
-        except sqlite3.Error as error:
-            self._set_writable(False, error)
+        except Exception as error:
+            self._set_working("look", error)
+        else:
+            self._set_working("look", None)
 
-    def _set_writable(self, is_writable: bool, error: Exception | None) -> None:
-        if is_writable != self.is_writable:
-            self.is_writable = is_writable
-            _log.warning(Event.LEDGER_RECOVERED if is_writable else Event.LEDGER_FAILING, exc_info=error)
+    def _set_working(self, part: str, error: Exception | None) -> None:
+        """One part of the writer works, or fails with `error`; both have to work."""
+        was_writable = self.is_writable
+        if error is None:
+            self._failing.discard(part)
+        else:
+            self._failing.add(part)
+        if self.is_writable != was_writable:
+            _log.warning(Event.LEDGER_RECOVERED if self.is_writable else Event.LEDGER_FAILING, exc_info=error)
 
 
 def _columns(row: LedgerRow) -> tuple[object, ...]:

@@ -67,14 +67,14 @@ async def server(provider: Simulator, database: Path, *flags: str, **environment
         | environment,
         stderr=asyncio.subprocess.PIPE,
     )
-    assert process.stderr is not None
-    origin = None
-    while origin is None:
-        line = await process.stderr.readline()
-        assert line, "the server did not start"
-        origin = re.search(rb"serving on (http://[\d.:]+)", line)
-    running = Server(process, origin[1].decode())
+    running = Server(process, "")
     try:
+        assert process.stderr is not None
+        while not running.origin:
+            line = await process.stderr.readline()
+            assert line, "the server did not start"
+            found = re.search(rb"serving on (http://[\d.:]+)", line)
+            running.origin = found[1].decode() if found else ""
         yield running
     finally:
         await running.stop(signal.SIGKILL)

@@ -1,0 +1,115 @@
+"""The writer: rows go together, one bad row goes alone, and what fails is tried again."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiosqlite
+import pytest
+
+from gateway.core.records import Key, KeyRow, LedgerRow, Refusal
+from gateway.core.usage import Usage
+from gateway.database import connect
+from gateway.ledger import LOOK_SECONDS, Ledger
+from tests.harness import Database, until
+
+Follow = Callable[[aiosqlite.Connection], Awaitable[None]]
+
+
+async def ignore(_connection: aiosqlite.Connection) -> None:
+    """Nobody follows changes here."""
+
+
+@asynccontextmanager
+async def open_ledger(path: Path, follow: Follow = ignore) -> AsyncIterator[Ledger]:
+    async with connect(path) as connection:
+        book = Ledger(connection, follow)
+        await book.start()
+        yield book
+        await book.close()
+
+
+def row(
+    key: Key, started: int, *, output: int = 5, status: int | None = None, row_id: int | None = None
+) -> LedgerRow:
+    return LedgerRow(
+        key=key.row if row_id is None else KeyRow(row_id),
+        started=started,
+        sequence=0,
+        model="unknown",
+        status=status,
+        latency_ms=None if status is None else 7,
+        usage=Usage(input=3, output=output),
+        estimated=status is None,
+    )
+
+
+async def test_a_row_that_cannot_be_written_does_not_take_the_others_with_it(database: Database) -> None:
+    _, key = await database.create_key()
+    async with open_ledger(database.path) as book:
+        waits = [
+            book.open(row(key.row, 1)),
+            book.open(row(key.row, 1)),  # the same row again
+            book.open(row(key.row, 2, output=2**70)),  # more than SQLite can hold
+            book.open(row(KeyRow(77), 3)),  # a key that is gone
+            book.open(row(key.row, 4)),
+            book.settle(row(key.row, 4, status=200, output=9)),
+        ]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waits)
+    assert [(kept.status, kept.usage.output) for kept in database.rows(key)] == [(None, 5), (200, 9)]
+    assert database.query("SELECT total_requests, total_output FROM key") == [(1, 9)]
+    assert database.query("SELECT requests, output FROM usage_by_hour") == [(1, 9)]
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("an odd row")])
+async def test_until_a_change_can_be_followed_nobody_is_admitted(database: Database, error: Exception) -> None:
+    _, key = await database.create_key()
+    faults = [error, error]
+
+    async def follow(_connection: aiosqlite.Connection) -> None:
+        if started and faults:
+            raise faults.pop()
+
+    started = False
+    async with open_ledger(database.path, follow) as book:
+        started = True
+        await database.edit_key(key, name="renamed")
+        await until(lambda: not book.is_writable)
+        await until(lambda: book.is_writable)
+        async with asyncio.timeout(5):
+            await book.open(row(key.row, 1))
+    assert faults == []
+
+
+async def test_a_change_is_followed_also_while_rows_never_stop_coming(database: Database) -> None:
+    _, key = await database.create_key()
+    followed = 0
+
+    async def follow(_connection: aiosqlite.Connection) -> None:
+        nonlocal followed
+        followed += 1
+
+    async def write_on(book: Ledger, first: int) -> None:
+        for number in range(first, first + 100_000):
+            await book.open(row(key.row, number))
+
+    async with open_ledger(database.path, follow) as book:
+        writers = [asyncio.create_task(write_on(book, 1 + n * 100_000)) for n in range(8)]
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        before = followed
+        await database.edit_key(key, name="renamed")
+        await until(lambda: followed > before)
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+
+
+async def test_refusals_are_counted_together(database: Database) -> None:
+    _, key = await database.create_key()
+    async with open_ledger(database.path) as book:
+        for _ in range(1_000):
+            book.count_refusal(key.row, Refusal.BUDGET)
+    assert database.query("SELECT refused_budget, refused_tokens FROM key") == [(1_000, 0)]
