@@ -31,11 +31,9 @@ async def open_ledger(path: Path, follow: Follow = ignore) -> AsyncIterator[Ledg
         await book.close()
 
 
-def row(
-    key: Key, started: int, *, output: int = 5, status: int | None = None, row_id: int | None = None
-) -> LedgerRow:
+def row(key: KeyRow, started: int, *, output: int = 5, status: int | None = None) -> LedgerRow:
     return LedgerRow(
-        key=key.row if row_id is None else KeyRow(row_id),
+        key=key,
         started=started,
         sequence=0,
         model="unknown",
