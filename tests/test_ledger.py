@@ -9,7 +9,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from gateway.core.records import Key, KeyRow, LedgerRow, Refusal
+from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.core.usage import Usage
 from gateway.database import connect
 from gateway.ledger import LOOK_SECONDS, Ledger
