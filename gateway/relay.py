@@ -94,8 +94,7 @@ async def _read_body(request: web.Request) -> bytes:
         raise UnsupportedBody("The request body must be JSON: send it with content-type: application/json.")
     try:
         return await request.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        del error  # it quotes sizes only, but nothing of it is needed
+    except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge("The request body is larger than this server takes.") from None
 
 
