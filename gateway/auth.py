@@ -59,6 +59,14 @@ class Authenticator:
         self._check_usable(key)
         return key
 
+    def recheck(self, key: KeyRow) -> Key:
+        """The record of a key that was authenticated before, if it is still fit for use. Raises `InvalidKey`."""
+        record = self.directory.keys.get(key)
+        if record is None:
+            raise self._unknown_key()
+        self._check_usable(record)
+        return record
+
     async def authenticate_owner(self, text: str) -> Key:
         """The key that somebody typed to see its usage, even if it is disabled or expired."""
         return await self._prove(self._well_formed(text), MAX_WAITING_PAGE_KEYS)

@@ -45,6 +45,7 @@ class Relay:
         body = await _read_body(request)
         parsed = parse_messages(body, self._estimator)
         await self._admission.ready(key.row)
+        key = self._authenticator.recheck(key.row)  # the body may have taken its time
         headers = wire.request_headers(request.headers.items())
         response = web.StreamResponse()
         with _whole_or_broken(request, response):

@@ -244,6 +244,26 @@ async def test_an_edit_works_at_once_and_takes_nothing_back(provider: Simulator,
     assert all(row.usage != NO_USAGE for row in database.rows(key))
 
 
+async def test_a_key_that_is_disabled_while_its_request_is_still_uploading_gets_nowhere(
+    provider: Simulator, database: Database, alice: tuple[str, Key]
+) -> None:
+    body = json.dumps(ask()).encode()
+    head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\nx-api-key: {alice[0]}\r\ncontent-length: {len(body)}\r\n\r\n"
+    async with serving(provider, database.path) as origin:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(origin.rpartition(":")[2]))
+        writer.write(head.encode() + body[:20])
+        await asyncio.sleep(0.2)
+        await database.edit_key(alice[1], disabled=True)
+        async with asyncio.timeout(5):
+            while (await send(origin, alice[0], ask()))[0] != 401:
+                await asyncio.sleep(0.05)
+        forwarded = len(provider.messages())
+        writer.write(body[20:])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+        writer.close()
+    assert len(provider.messages()) == forwarded
+
+
 async def test_stopping_lets_running_answers_finish_and_refuses_new_ones(
     provider: Simulator, database: Database, alice: tuple[str, Key]
 ) -> None:
