@@ -26,7 +26,7 @@ from gateway.keystore import Directory
 from gateway.ledger import Ledger
 from gateway.reservation import Reservation
 
-RETRY_ELSEWHEN_SECONDS = 5
+UNAVAILABLE_RETRY_SECONDS = 5
 """For a ledger that cannot be written and a server that stops: both are over soon, or need the operator."""
 
 
@@ -156,7 +156,7 @@ class Admission:
         if not self._ledger.is_writable:
             raise Unavailable(
                 "Usage cannot be recorded just now, so nothing is relayed. The administrator needs to look at it.",
-                retry_after_seconds=RETRY_ELSEWHEN_SECONDS,
+                retry_after_seconds=UNAVAILABLE_RETRY_SECONDS,
             )
 
     def status(self, key: KeyRow) -> LimitsStatus:
@@ -191,5 +191,5 @@ def _deleted() -> InvalidKey:
 
 def _stopping() -> Unavailable:
     return Unavailable(
-        "This server is stopping. Try again in a moment.", retry_after_seconds=RETRY_ELSEWHEN_SECONDS
+        "This server is stopping. Try again in a moment.", retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
     )

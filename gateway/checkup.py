@@ -18,7 +18,7 @@ from gateway.admin import Answer
 from gateway.core.amounts import MINUTE_MS, show_time
 from gateway.core.errors import SettingsError
 from gateway.core.settings import Settings
-from gateway.database import SCHEMA_VERSION, DatabaseError, connect, schema_version
+from gateway.database import SCHEMA_VERSION, DatabaseError, connect, require_undamaged, schema_version
 from gateway.erasure import is_erasure_pending
 
 # One seek for each key: the ledger is clustered by key and time.
@@ -159,7 +159,7 @@ async def _check_contents(path: Path, now_ms: int) -> list[Finding]:
             Finding("the database has all of its settings"),
             Finding(f"its schema is version {await schema_version(connection)} of {SCHEMA_VERSION}"),
             await _check_erasure(connection),
-            await _check_integrity(connection),
+            await _check_integrity(connection, path),
             await _check_clock(connection, now_ms),
         ]
 
@@ -170,10 +170,11 @@ async def _check_erasure(connection: aiosqlite.Connection) -> Finding:
     return Finding("no erasure is waiting to be finished")
 
 
-async def _check_integrity(connection: aiosqlite.Connection) -> Finding:
-    ((result,),) = await connection.execute_fetchall("PRAGMA quick_check(1)")
-    if result != "ok":
-        return Finding(f"the database is damaged ({result}): restore a backup", True)
+async def _check_integrity(connection: aiosqlite.Connection, path: Path) -> Finding:
+    try:
+        await require_undamaged(connection, path)
+    except DatabaseError as error:
+        return Finding(str(error), True)
     return Finding("the database is not damaged")
 
 

@@ -200,7 +200,6 @@ def test_whatever_a_query_is_what_crosses_means_nothing_in_an_address(endpoint: 
 def test_every_endpoint_has_its_aliases_and_its_parameters() -> None:
     assert set(wire.QUERY_PARAMETERS) == set(Endpoint)
     assert Endpoint.MESSAGES.paths == ("/v1/messages", "/messages", "/v1/v1/messages")
-    assert [endpoint for endpoint in Endpoint if endpoint.is_metered] == [Endpoint.MESSAGES]
     assert all(endpoint.path.startswith("/v1/") for endpoint in Endpoint)
 
 

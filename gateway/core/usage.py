@@ -12,9 +12,6 @@ from dataclasses import dataclass
 CACHE_READS_PER_TOKEN = 10
 """So many tokens read from the cache count as one."""
 
-MAX_COUNT = 2**53 - 1
-"""The largest count believed of anybody: what JSON carries exactly, and far below SQLite's limit."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:

@@ -26,11 +26,6 @@ class Endpoint(Enum):
         self.path = path
 
     @property
-    def is_metered(self) -> bool:
-        """Whether it runs a model: then it is held against the limits and leaves a row in the ledger."""
-        return self is Endpoint.MESSAGES
-
-    @property
     def paths(self) -> tuple[str, ...]:
         """The canonical path, and those that clients with another idea of the base address make of it."""
         return (self.path, self.path.removeprefix("/v1"), f"/v1{self.path}")
