@@ -159,12 +159,6 @@ def test_a_line_without_end_takes_no_more_memory_than_the_cap() -> None:
     assert held < MAX_EVENT_BYTES + 2**21
 
 
-def test_what_the_end_of_a_stream_cut_off_can_still_be_read() -> None:
-    reader = EventReader()
-    assert reader.feed(b"data: whole\n\ndata: one\ndata: tw") == [b"whole"]
-    assert reader.rest() == b"one\ntw"
-
-
 def test_a_byte_order_mark_at_the_start_of_a_stream_is_no_part_of_it() -> None:
     assert EventReader().feed(b"\xef\xbb\xbfdata: first\n\n") == [b"first"]
 

@@ -1,7 +1,8 @@
 """Server-sent events out of bytes that are cut anywhere (WHATWG HTML, section 9.2).
 
 Lines end with LF, CR or CRLF, also when the two halves of a CRLF come in different reads. The data lines of an
-event are joined; a blank line completes it. Only data is kept: names, ids and comments say nothing of usage.
+event are joined; a blank line completes it, and one that the end of the stream cut off is none. Only data is kept:
+names, ids and comments say nothing of usage.
 """
 
 MAX_EVENT_BYTES = 16 * 2**20
@@ -43,11 +44,6 @@ class EventReader:
         if unfinished:
             self._keep(unfinished)
         return events
-
-    def rest(self) -> bytes:
-        """The data of an event that the end of the stream cut off, as far as it came."""
-        self._take(b"".join(self._line))
-        return b"\n".join(self._data)
 
     def _keep(self, piece: bytes) -> None:
         self._line_bytes += len(piece)
