@@ -178,7 +178,7 @@ def test_a_name_that_stands_twice_is_refused_however_it_is_spelled(body: bytes) 
         '"x": {"model": "b", "max_tokens": 1}',
         '"x": "\\"model\\": \\"b\\", \\"max_tokens\\": 1"',
         '"x": [{"a": 1}, {"a": 1}], "y": {"a": 1}',
-        '"Model": "b", "MODEL": "c", "model ": "d", " model": "e"',
+        '"model ": "d", " model": "e", "models": "f"',
         '"x": 1, "x\\u0000": 1, "\\u0000x": 1',
         '"a\\\\": "\\\\", "a\\"": "}", "{": "{", "}": ",", ",": ":"',
         '"": 1, " ": 1, "\\t": 1',
@@ -190,6 +190,16 @@ def test_a_name_that_stands_twice_is_refused_however_it_is_spelled(body: bytes) 
 def test_a_name_that_only_seems_to_stand_twice_is_taken(fields: str) -> None:
     parsed = parse(body_with(fields))
     assert (parsed.model, parsed.hold.output) == ("claude-x", 64)
+
+
+@pytest.mark.parametrize("name", ["Model", "MODEL", "Max_Tokens", "\\u004dODEL", "max_to\u212aens", "\u017ftream"])
+def test_a_name_in_another_case_is_refused_since_some_parsers_take_it_for_the_same(name: str) -> None:
+    assert refusal(body_with(f'"{name}": 1')) in (TWICE, "stream: Field names are written in lower case.")
+
+
+@pytest.mark.parametrize("name", ["Stream", "STREAM"])
+def test_a_field_that_is_read_is_known_in_lower_case_only(name: str) -> None:
+    assert refusal(body_with(f'"{name}": true')) == "stream: Field names are written in lower case."
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ that fills the largest context has fewer."""
 _LIST = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _TEXT = msgspec.json.Decoder(str | None)
 _NOTHING = msgspec.Raw(b"null")
+_EMPTY = msgspec.Raw(b"")
 
 
 class Estimator:
@@ -68,7 +69,7 @@ class Estimator:
 
     def _of_block(self, block: Fields) -> tuple[int, int]:
         source = _object(block.get("source", _NOTHING))
-        data_bytes = len(bytes(source.get("data", b"")))
+        data_bytes = _length(source.get("data", _EMPTY))
         match _text(block.get("type", _NOTHING)):
             case "image":
                 return data_bytes, self._image_tokens
@@ -82,12 +83,12 @@ class Estimator:
 
 def _all_blocks(fields: Fields) -> Iterator[Fields]:
     for message in _list(fields.get("messages", _NOTHING)):
-        yield from _blocks(read_object(bytes(message)).get("content", _NOTHING))
+        yield from _blocks(read_object(message).get("content", _NOTHING))
 
 
 def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
     """All blocks of a content, those within tool results and documents too. It may be a text or one block."""
-    items = _list(content) if bytes(content).startswith(b"[") else [content]
+    items = _list(content) if _starts_with(b"[", content) else [content]
     for item in items:
         block = _object(item)
         if block:
@@ -97,14 +98,22 @@ def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
 
 
 def _object(raw: msgspec.Raw) -> Fields:
-    data = bytes(raw)
-    return read_object(data) if data.startswith(b"{") else {}
+    return read_object(raw) if _starts_with(b"{", raw) else {}
 
 
 def _list(raw: msgspec.Raw) -> list[msgspec.Raw]:
-    if bytes(raw).count(b",") > _MOST_COMMAS:
+    if _length(raw) > _MOST_COMMAS and bytes(raw).count(b",") > _MOST_COMMAS:
         raise Unclear
     return _LIST.decode(raw) or []
+
+
+def _starts_with(start: bytes, raw: msgspec.Raw) -> bool:
+    return memoryview(raw)[:1] == start
+
+
+def _length(raw: msgspec.Raw) -> int:
+    """In bytes; without a copy of what may be a large picture."""
+    return memoryview(raw).nbytes
 
 
 def _text(raw: msgspec.Raw) -> str:
@@ -115,7 +124,7 @@ def _reading_tools(fields: Fields) -> int:
     """How many tools the provider runs: what they read is input too."""
     try:
         servers = _list(fields.get("mcp_servers", _NOTHING))
-        tools = [read_object(bytes(tool)) for tool in _list(fields.get("tools", _NOTHING))]
+        tools = [read_object(tool) for tool in _list(fields.get("tools", _NOTHING))]
         types = [_text(tool.get("type", _NOTHING)) for tool in tools]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear):
         return 1

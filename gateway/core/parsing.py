@@ -17,6 +17,9 @@ from gateway.core.objects import Fields, NameTwice, TooManyNames, read_object
 MAX_MODEL_LENGTH = 256
 MAX_OUTPUT_TOKENS = 2**31 - 1
 
+_READ = frozenset({"model", "max_tokens", "stream"})
+"""The fields that are read here; the rest is looked at only to see what a request may cost."""
+
 _TEXT = msgspec.json.Decoder(str)
 _INTEGER = msgspec.json.Decoder(int)
 _BOOLEAN = msgspec.json.Decoder(bool | None)
@@ -73,7 +76,7 @@ def _decode(body: bytes) -> Fields:
     """The top level of a body. Every error is dropped with its cause: both hold pieces of the body."""
     try:
         body.decode()  # the parser checks strings only where it builds them
-        return read_object(body)
+        fields = read_object(body)
     except NameTwice:
         raise BadRequest("The request body names a field twice.") from None
     except TooManyNames:
@@ -84,3 +87,12 @@ def _decode(body: bytes) -> Fields:
         raise BadRequest("The request body is not valid JSON in UTF-8.") from None
     except RecursionError:
         raise BadRequest("The request body is nested too deeply.") from None
+    _check_spelling(fields)
+    return fields
+
+
+def _check_spelling(fields: Fields) -> None:
+    """Some parsers take `Model` for `model`: what is read here must be what they would read."""
+    for name in fields:
+        if name not in _READ and name.casefold() in _READ:
+            raise BadRequest(f"{name.casefold()}: Field names are written in lower case.")
