@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,10 +15,10 @@ from gateway import database, erasure, keystore, ledger
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.catalog import Catalog
+from gateway.clients import ClientConnection
 from gateway.clock import Clock
-from gateway.core.envelopes import render
 from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
-from gateway.core.estimate import Estimator
+from gateway.core.heads import check_head
 from gateway.core.records import Key
 from gateway.core.refusals import Signpost
 from gateway.core.settings import Settings
@@ -28,6 +27,7 @@ from gateway.ledger import Ledger
 from gateway.logs import Event
 from gateway.pages import Pages
 from gateway.relay import Relay
+from gateway.responses import SERVER, error_response
 from gateway.tasks import background
 from gateway.upstream import Upstream
 
@@ -83,8 +83,7 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         await stack.enter_async_context(background(_report_clock_steps(clock)))
         yield Gateway(
             application=_application(
-                settings,
-                Relay(authenticator, admission, upstream, Estimator(settings)),
+                Relay(settings, authenticator, admission, upstream),
                 _pages(settings, reader, authenticator, admission, clock),
                 admission,
             ),
@@ -165,9 +164,13 @@ async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
         _log.error(Event.ERASURE_FAILING, exc_info=error)
 
 
-def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admission) -> web.Application:
-    application = web.Application(client_max_size=settings.max_body_bytes)
+def _application(relay: Relay, pages: Pages, admission: Admission) -> web.Application:
+    application = web.Application()
     application.on_response_prepare.append(_name_server)
+
+    def add(method: str, path: str, handler: Handler) -> None:
+        application.router.add_route(method, path, answering(handler), expect_handler=_expect)
+
     handlers: dict[Endpoint, Handler] = {
         Endpoint.MESSAGES: relay.messages,
         Endpoint.COUNT_TOKENS: relay.count_tokens,
@@ -176,43 +179,55 @@ def _application(settings: Settings, relay: Relay, pages: Pages, admission: Admi
     }
     for endpoint, handler in handlers.items():
         for path in endpoint.paths:
-            application.router.add_route(endpoint.method, path, answering_errors(handler))
-            application.router.add_route("*", path, answering_errors(_method_not_allowed))
-    application.router.add_route("HEAD", "/", _healthy)
+            add(endpoint.method, path, handler)
+            add("*", path, _method_not_allowed)
     for route in pages.routes():
-        application.router.add_route(route.method, route.path, answering_errors(route.handler))
-    application.router.add_get("/healthz", _healthy)
-    application.router.add_get("/readyz", answering_errors(_ready(admission)))
-    application.router.add_route("HEAD", "/api/hello", _healthy)
-    application.router.add_route("*", "/{path:.*}", answering_errors(_unknown_path))
+        add(route.method, route.path, route.handler)
+    for method, path in (("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/healthz"), ("HEAD", "/healthz")):
+        add(method, path, _healthy)
+    for method in ("GET", "HEAD"):
+        add(method, "/readyz", _ready(admission))
+    add("*", "/{path:.*}", _unknown_path)
     return application
 
 
-def answering_errors(handler: Handler) -> Handler:
-    """The one place where an error becomes an answer. What is not a `GatewayError` is told as an internal error and
-    logged by its class: its text may hold what a client sent."""
+def answering(handler: Handler) -> Handler:
+    """A handler as the server calls it: between a beginning and an end, and always with an answer."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        connection = ClientConnection.of(request)
+        connection.begin()
         try:
-            return await handler(request)
-        except GatewayError as error:
-            return _error_response(error)
-        except Exception as error:
-            _log.error(Event.HANDLER_FAILED, exc_info=error)
-            return _error_response(GatewayError("Internal error of the gateway."))
+            response = await _answer(handler, request)
+        finally:
+            connection.end(is_read=request.content.is_eof())
+        if not request.content.is_eof():
+            response.force_close()
+        return response
 
     return answer
 
 
-def _error_response(error: GatewayError) -> web.Response:
-    """Where an answer had begun, its connection is closed already, and this one goes nowhere."""
-    answer = render(error, f"req_{secrets.token_hex(12)}")
-    return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+async def _answer(handler: Handler, request: web.Request) -> web.StreamResponse:
+    """The one place where an error becomes an answer. What is not a `GatewayError` is told as an internal error and
+    logged by its class: its text may hold what a client sent. Where an answer had begun, its connection is closed
+    already, and the response goes nowhere."""
+    try:
+        check_head(request.raw_path, request.version, request.headers)
+        return await handler(request)
+    except GatewayError as error:
+        return error_response(error)
+    except Exception as error:
+        _log.error(Event.HANDLER_FAILED, exc_info=error)
+        return error_response(GatewayError("Internal error of the gateway."))
+
+
+async def _expect(_request: web.Request) -> None:
+    """A client that asks whether to send its body hears so when the body is read: its key comes first."""
 
 
 async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    """Nobody needs to know which versions run here."""
-    response.headers["server"] = "opusmax"
+    response.headers["server"] = SERVER
 
 
 async def _healthy(_request: web.Request) -> web.Response:

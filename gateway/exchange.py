@@ -102,6 +102,8 @@ class Connection(asyncio.Protocol):
         while self._unsent and self._may_write and self.is_open:
             piece, self._unsent = self._unsent[:WRITE_BYTES], self._unsent[WRITE_BYTES:]
             self._transport.write(piece)
+        if not self._unsent:
+            self._unsent = memoryview(b"")  # even an empty view holds on to the body
 
     def _watch(self) -> None:
         """Look at the deadline, now and whenever one may have passed: none is set nearer than `_shortest`."""

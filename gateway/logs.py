@@ -37,6 +37,7 @@ class Event(StrEnum):
     REQUESTS_RECOVERED = "requests.recovered_as_estimated"
     ERASURE_FINISHED = "erasure.finished"
     ERASURE_FAILING = "erasure.failing"
+    CONNECTIONS_FULL = "connections.full"
     CLOCK_BEHIND_LEDGER = "clock.behind_ledger"
     CLOCK_STEPPED = "clock.stepped"
     UPSTREAM_UNREACHABLE = "upstream.unreachable"

@@ -14,12 +14,15 @@ from aiohttp import web
 
 from gateway.admission import Admission
 from gateway.auth import Authenticator
+from gateway.clients import ClientConnection
 from gateway.core import wire
-from gateway.core.errors import BodyTooLarge, ClientLeft, UnknownPath, UnsupportedBody
+from gateway.core.errors import ClientLeft, UnknownPath
 from gateway.core.estimate import Estimator
 from gateway.core.metering import Meter, meter_for
 from gateway.core.parsing import parse_count_tokens, parse_messages
+from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
+from gateway.intake import read_body
 from gateway.reservation import Reservation
 from gateway.upstream import Answer, Upstream
 
@@ -30,19 +33,20 @@ class Relay:
     """The handlers of everything that goes to the provider."""
 
     def __init__(
-        self, authenticator: Authenticator, admission: Admission, upstream: Upstream, estimator: Estimator
+        self, settings: Settings, authenticator: Authenticator, admission: Admission, upstream: Upstream
     ) -> None:
+        self._max_body_bytes = settings.max_body_bytes
         self._authenticator = authenticator
         self._admission = admission
         self._upstream = upstream
-        self._estimator = estimator
+        self._estimator = Estimator(settings)
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/messages`: the metered one."""
         query = wire.upstream_query(Endpoint.MESSAGES, request.rel_url.raw_query_string)
         key = await self._authenticator.authenticate(request.headers.items())
         self._admission.check_open()
-        body = await _read_body(request)
+        body = await read_body(request, self._max_body_bytes)
         parsed = parse_messages(body, self._estimator)
         await self._admission.ready(key.row)
         key = self._authenticator.recheck(key.row)  # the body may have taken its time
@@ -53,6 +57,8 @@ class Relay:
                 self._admission.reserve(key, parsed) as reservation,
                 self._upstream.send(Endpoint.MESSAGES, headers, query, body) as answer,
             ):
+                del body  # it has been sent: an answer may take minutes, and needs it no more
+                ClientConnection.of(request).release_upload()
                 meter = meter_for(parsed.hold, answer.status, answer.content_type, answer.content_encoding)
                 limits = await reservation.begin(answer.status, meter)
                 _copy_head(answer, limits, response)
@@ -65,7 +71,7 @@ class Relay:
         query = wire.upstream_query(Endpoint.COUNT_TOKENS, request.rel_url.raw_query_string)
         key = await self._authenticator.authenticate(request.headers.items())
         self._admission.pace_lookup(key)
-        body = await _read_body(request)
+        body = await read_body(request, self._max_body_bytes)
         self._admission.check_model(key, parse_count_tokens(body).model)
         headers = wire.request_headers(request.headers.items())
         async with self._upstream.send(Endpoint.COUNT_TOKENS, headers, query, body) as answer:
@@ -85,18 +91,6 @@ class Relay:
         headers = wire.request_headers(request.headers.items())
         async with self._upstream.send(endpoint, headers, query, model_id=model_id) as answer:
             return await _pass_on(request, answer)
-
-
-async def _read_body(request: web.Request) -> bytes:
-    """The body as it came. What the server would decode on the way is refused before it is read."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedBody("The request body must not be encoded: send it without content-encoding.")
-    if request.content_type != "application/json" and "content-type" in request.headers:
-        raise UnsupportedBody("The request body must be JSON: send it with content-type: application/json.")
-    try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge("The request body is larger than this server takes.") from None
 
 
 def _copy_head(answer: Answer, limits: Mapping[str, str], response: web.StreamResponse) -> None:

@@ -8,19 +8,20 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import cast
 
 from aiohttp import http_parser, web
 
 from gateway import app, credentials, logs, process
+from gateway.clients import ClientConnection, Clients
 from gateway.core.errors import SettingsError
 from gateway.core.settings import Settings
 from gateway.database import DatabaseError
 from gateway.logs import Event
+from gateway.tasks import background
 
 CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
-KEEP_ALIVE_SECONDS = 75
-MAX_HEADER_BYTES = 32 * 2**10
-"""Of one header line: lists of beta features grow long."""
+HANDSHAKE_SECONDS = 10
 BACKLOG = 1_024
 
 _log = logging.getLogger("opusmax.server")
@@ -71,35 +72,39 @@ async def _serve(settings: Settings, upstream_credentials: Sequence[str]) -> int
 async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> AsyncIterator[str]:
     """A server that answers; gives its origin. At the end it refuses what is new, and lets what runs finish."""
     async with app.running(settings, upstream_credentials) as gateway:
-        runner = web.AppRunner(
-            gateway.application,
-            handler_cancellation=True,  # a client that leaves must stop the upstream at once
-            access_log=None,
-            auto_decompress=False,  # packed bodies are refused, and never unpacked
-            keepalive_timeout=KEEP_ALIVE_SECONDS,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            shutdown_timeout=0,
-        )
+        runner = web.AppRunner(gateway.application, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
         try:
-            site = web.TCPSite(
-                runner,
-                settings.listen.host,
-                settings.listen.port,
-                ssl_context=_tls(settings),
-                backlog=BACKLOG,
-            )
-            await site.start()
-            yield _origin(settings, runner)
-            await gateway.admission.drain(settings.drain_seconds)
+            async with _accepting(settings, runner) as listener:
+                yield _origin(settings, listener)
+                await gateway.admission.drain(settings.drain_seconds)
         finally:
             await runner.cleanup()
 
 
-def _origin(settings: Settings, runner: web.AppRunner) -> str:
+@asynccontextmanager
+async def _accepting(settings: Settings, runner: web.AppRunner) -> AsyncIterator[asyncio.Server]:
+    """Connections are accepted, and looked after."""
+    loop = asyncio.get_running_loop()
+    clients = Clients(min(settings.max_connections, process.max_streams()), settings.upload_memory_bytes)
+    listener = await loop.create_server(
+        lambda: ClientConnection(clients, cast(web.Server, runner.server), loop),
+        settings.listen.host,
+        settings.listen.port,
+        ssl=_tls(settings),
+        ssl_handshake_timeout=HANDSHAKE_SECONDS if settings.has_tls else None,
+        backlog=BACKLOG,
+    )
+    async with background(clients.watch()):
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+
+def _origin(settings: Settings, listener: asyncio.Server) -> str:
     """The address that was really taken: port 0 asks for any."""
-    port = runner.addresses[0][1]
+    port = listener.sockets[0].getsockname()[1]
     host = f"[{settings.listen.host}]" if ":" in settings.listen.host else settings.listen.host
     return f"{'https' if settings.has_tls else 'http'}://{host}:{port}"
 

@@ -111,8 +111,9 @@ class Sending:
 
     async def __aenter__(self) -> Answer:
         self._connection = await self._pool.take()
+        body, self._body = self._body, b""  # a body is not kept beyond its sending
         try:
-            answer = await self._connection.ask(self._head, self._body)
+            answer = await self._connection.ask(self._head, body)
             _check_status(answer.status)
         except BaseException:
             self._connection.close()

@@ -67,6 +67,13 @@ class MethodNotAllowed(GatewayError):
     kind = "invalid_request_error"
 
 
+class RequestTimeout(GatewayError):
+    """The body of a request does not arrive, or too slowly."""
+
+    status = 408
+    kind = "timeout_error"
+
+
 class BodyTooLarge(GatewayError):
     status = 413
     kind = "request_too_large"
@@ -74,6 +81,13 @@ class BodyTooLarge(GatewayError):
 
 class UnsupportedBody(GatewayError):
     status = 415
+    kind = "invalid_request_error"
+
+
+class HeadTooLarge(GatewayError):
+    """The headers of a request are longer than any client's."""
+
+    status = 431
     kind = "invalid_request_error"
 
 

@@ -60,6 +60,10 @@ class Settings:
     """Names of models that the ledger may hold besides those that the upstream lists."""
     max_body_bytes: int = 32 * MEBIBYTE
     """The largest request body: Anthropic's own limit."""
+    upload_memory_bytes: int = 256 * MEBIBYTE
+    """How much memory the large request bodies of all clients may take together, until they have been sent on."""
+    max_connections: int = 10_000
+    """The most connections of clients at once, if the system allows as many open files: a stream needs two."""
     unbounded_input_tokens: int = 50_000
     """Held for input that the body does not show: file ids, URLs, PDFs, server tools; for each of them."""
     image_tokens: int = 4_784
@@ -93,6 +97,9 @@ class Settings:
                 f"listening on {self.listen.host} without TLS would send keys in the clear:"
                 " give --tls-cert and --tls-key, or --behind-proxy if a TLS proxy stands in front"
             )
+
+        if self.upload_memory_bytes < self.max_body_bytes:
+            raise SettingsError("upload_memory_bytes must have room for one body of max_body_bytes at least")
 
     @property
     def has_tls(self) -> bool:
@@ -187,6 +194,8 @@ _FORMS: Mapping[str, Callable[[object], object]] = {
     "drain_seconds": _seconds,
     "models": _names,
     "max_body_bytes": _count,
+    "upload_memory_bytes": _count,
+    "max_connections": _count,
     "unbounded_input_tokens": _count,
     "image_tokens": _count,
     "connect_timeout_seconds": _seconds,
