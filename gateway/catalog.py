@@ -5,6 +5,7 @@ operator in the configuration, or the upstream in its own list of models. Everyt
 """
 
 import asyncio
+import itertools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
@@ -16,6 +17,9 @@ from gateway.logs import Event
 REFRESH_SECONDS = 3_600
 MIN_REFRESH_SECONDS = 60
 """Unknown names make the list be fetched again, but not more often than this."""
+MOST_NAMES = 10_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
+"""What models are called. What an upstream lists otherwise is not learned: it could be any text."""
 _DATE_SUFFIX = re.compile(r"-20\d{6}$", re.ASCII)
 
 
@@ -37,7 +41,7 @@ class Catalog:
 
     def learn(self, ids: Iterable[str]) -> None:
         """Take over the upstream's list. An id without its date is another name for the same model."""
-        listed = set(ids)
+        listed = set(filter(_NAME.fullmatch, itertools.islice(ids, MOST_NAMES)))
         self._names = self._configured | listed | {_DATE_SUFFIX.sub("", model_id) for model_id in listed}
 
     async def run(self) -> None:
