@@ -1,8 +1,9 @@
 # `make demo` and `make test` need Python 3.11 or newer with venv, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+SBOM := .venv/sbom
 
-.PHONY: demo run test prove lint types check fmt lock clean
+.PHONY: demo run test prove lint types check fmt sbom lock clean
 
 demo: .venv/ready
 	@exec $(BIN)/python opusmax.py demo
@@ -30,10 +31,19 @@ fmt: .venv/dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Pin anew what requirements.in and requirements-dev.in ask for. Run it on the oldest Python that is supported.
+# What runs in production, as CycloneDX in sbom.json: each package with its version, licence, hashes and needs. The
+# installed packages know their licences and needs, and the lock knows their hashes; a package that is not in both
+# stops it. Two runs write the same bytes.
+sbom: $(SBOM)/ready
+	$(SBOM)/bin/cyclonedx-py environment --output-reproducible --output-file $(SBOM)/installed.json $(SBOM)/production
+	$(SBOM)/bin/cyclonedx-py requirements --output-reproducible --output-file $(SBOM)/locked.json requirements.txt
+	$(SBOM)/bin/python tools/add_hashes.py $(SBOM)/installed.json $(SBOM)/locked.json sbom.json
+
+# Pin anew what the files requirements*.in ask for. Run it on the oldest Python that is supported.
 lock: .venv/dev
 	$(BIN)/pip-compile --quiet --upgrade $(LOCK) --output-file requirements.txt requirements.in
 	$(BIN)/pip-compile --quiet --upgrade $(LOCK) --output-file requirements-dev.txt requirements-dev.in
+	$(BIN)/pip-compile --quiet --upgrade $(LOCK) --output-file requirements-sbom.txt requirements-sbom.in
 LOCK := --generate-hashes --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
@@ -48,4 +58,14 @@ clean:
 
 .venv/dev: .venv/ready requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+# Beside the others: what writes the bill is not on it, nor among what users or developers install.
+$(SBOM)/ready: requirements.txt requirements-sbom.txt
+	rm -rf $(SBOM)
+	$(PYTHON) -m venv $(SBOM)
+	$(SBOM)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-sbom.txt
+	$(PYTHON) -m venv --without-pip $(SBOM)/production
+	$(SBOM)/bin/pip --python $(SBOM)/production install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements.txt
 	@touch $@

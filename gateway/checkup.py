@@ -1,25 +1,32 @@
 """`check` and `backup`: is the installation sound, and a copy of its data.
 
-Each check is a line; a fault tells what to do.
+Each check is a line; a fault tells what to do. `check --privacy` looks at one thing in full: whether the privacy
+policy tells of every column that the database really has.
 """
 
 import asyncio
 import os
+import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiosqlite
 
+from gateway import process
 from gateway.admin import Answer
+from gateway.core import policy
 from gateway.core.amounts import MINUTE_MS, show_time
 from gateway.core.errors import SettingsError
+from gateway.core.policy import Column, Gaps
 from gateway.core.settings import Settings
 from gateway.database import SCHEMA_VERSION, DatabaseError, connect, require_undamaged, schema_version
 from gateway.erasure import is_erasure_pending
+from gateway.reports import read_columns
 
 # One seek for each key: the ledger is clustered by key and time.
 SELECT_NEWEST_START = """
@@ -30,7 +37,13 @@ SELECT max(newest)
 
 COPY_DATABASE = "VACUUM INTO ?"
 
-OPEN_TO_OTHERS = 0o077
+PACKAGES_FILE = Path(__file__).parent.parent / "requirements.txt"
+PINNED_VERSION = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+INSTALL_PACKAGES = "pip install --require-hashes -r requirements.txt"
+
+MISSING_LINE = "has no line in the policy: describe it in gateway/core/policy.py, or drop it"
+MISSING_COLUMN = "has a line in the policy, but the database has no such column"
+
 WRITABLE_BY_OTHERS = 0o022
 CLOCK_TOLERANCE_MS = MINUTE_MS
 UPSTREAM_SECONDS = 5
@@ -47,14 +60,43 @@ class Finding:
         return f"{'FAULT' if self.is_fault else 'ok   '}  {self.text}"
 
 
-def check(path: Path, load_settings: Callable[[], Settings], now_ms: int) -> Answer:
+def check(path: Path, load_settings: Callable[[], Settings], environment: Mapping[str, str], now_ms: int) -> Answer:
     """Look at everything that can be looked at without a server."""
-    findings = [*_check_settings(load_settings), *_check_permissions(path), *_check_database(path, now_ms)]
+    findings = [
+        *_check_settings(load_settings),
+        *_check_program(environment),
+        _check_folder(path),
+        *_check_database(path, now_ms),
+    ]
     faults = sum(finding.is_fault for finding in findings)
     return Answer(
         value=[{"ok": not finding.is_fault, "text": finding.text} for finding in findings],
         text="\n".join(map(str, findings)),
         talk=(f"{faults} of {len(findings)} checks found a fault." if faults else "All is well.",),
+        is_failure=faults > 0,
+    )
+
+
+async def check_privacy(connection: aiosqlite.Connection) -> Answer:
+    """Each column of the database beside what the privacy page says of it. A fault: one of the two is missing."""
+    columns = await read_columns(connection)
+    gaps = policy.check(columns)
+    findings = _privacy_findings(columns, gaps)
+    faults = sum(finding.is_fault for finding in findings)
+    return Answer(
+        value={
+            "columns": [
+                {"table": table, "column": name, "line": policy.LINES.get((table, name))} for table, name in columns
+            ],
+            "without_line": list(map(_column_name, gaps.missing)),
+            "without_column": list(map(_column_name, gaps.stale)),
+        },
+        text="\n".join(map(str, findings)),
+        talk=(
+            f"The privacy policy and the database differ in {faults} of {len(findings)} columns."
+            if faults
+            else f"The policy of {policy.LAST_UPDATED} tells of all {len(columns)} columns, and of no other.",
+        ),
         is_failure=faults > 0,
     )
 
@@ -130,27 +172,68 @@ async def _check_upstream(origin: str) -> Finding:
     return Finding(f"the provider at {origin} can be reached")
 
 
-def _check_permissions(path: Path) -> Iterator[Finding]:
-    for file in (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")):
-        if file.exists():
-            yield _check_mode(file, OPEN_TO_OTHERS, "may be read by others than its owner", "chmod go=")
-    yield _check_mode(path.resolve().parent, WRITABLE_BY_OTHERS, "may be changed by others", "chmod go-w")
+def _check_program(environment: Mapping[str, str]) -> Iterator[Finding]:
+    yield _check_packages()
+    yield _as_at_start(process.require_safe_aiohttp, "aiohttp is safe to face clients, and has its parser in C")
+    yield _as_at_start(
+        lambda: process.refuse_leaking_environment(environment), "no variable has what passes written down"
+    )
 
 
-def _check_mode(place: Path, forbidden: int, fault: str, remedy: str) -> Finding:
-    mode = place.stat().st_mode & 0o777
-    if mode & forbidden:
-        return Finding(f"{place} {fault} (mode {mode:04o}): run `{remedy} {place}`", True)
-    return Finding(f"{place} has mode {mode:04o}")
-
-
-def _check_database(path: Path, now_ms: int) -> list[Finding]:
-    if not path.is_file():
-        return [Finding(f"there is no database at {path}: `key create` or `serve` makes one", True)]
+def _check_packages() -> Finding:
+    """The versions of what runs here are those that requirements.txt has pinned."""
     try:
-        return asyncio.run(_check_contents(path, now_ms))
+        pinned = PINNED_VERSION.findall(PACKAGES_FILE.read_text(encoding="utf-8"))
+    except OSError as error:
+        return Finding(
+            f"{PACKAGES_FILE} cannot be read: {error.strerror}; it says which packages belong here", True
+        )
+    differing = [
+        f"{name} {installed or 'is missing'} instead of {version}"
+        for name, version in pinned
+        if (installed := _installed_version(name)) != version
+    ]
+    if differing:
+        return Finding(
+            f"other packages than those of requirements.txt: {', '.join(differing)}: run `{INSTALL_PACKAGES}`", True
+        )
+    return Finding(f"the {len(pinned)} packages are those of requirements.txt")
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _as_at_start(require: Callable[[], None], sound: str) -> Finding:
+    """What `serve` would refuse at its start is a fault here."""
+    try:
+        require()
+    except SettingsError as error:
+        return Finding(str(error), True)
+    return Finding(sound)
+
+
+def _check_folder(path: Path) -> Finding:
+    """Only told, and not refused: where people share a group, their folders are often open to it."""
+    folder = path.resolve().parent
+    mode = folder.stat().st_mode & 0o777
+    if mode & WRITABLE_BY_OTHERS:
+        return Finding(f"{folder} may be changed by others (mode {mode:04o}): run `chmod go-w {folder}`", True)
+    return Finding(f"{folder} has mode {mode:04o}")
+
+
+def _check_database(path: Path, now_ms: int) -> Iterator[Finding]:
+    if not path.is_file():
+        yield Finding(f"there is no database at {path}: `key create` or `serve` makes one", True)
+        return
+    yield _as_at_start(lambda: process.require_private_files(path), "only the owner may read the database's files")
+    try:
+        yield from asyncio.run(_check_contents(path, now_ms))
     except (DatabaseError, sqlite3.DatabaseError) as error:
-        return [Finding(str(error), True)]
+        yield Finding(str(error), True)
 
 
 async def _check_contents(path: Path, now_ms: int) -> list[Finding]:
@@ -158,10 +241,34 @@ async def _check_contents(path: Path, now_ms: int) -> list[Finding]:
         return [
             Finding("the database has all of its settings"),
             Finding(f"its schema is version {await schema_version(connection)} of {SCHEMA_VERSION}"),
+            await _check_policy(connection),
             await _check_erasure(connection),
             await _check_integrity(connection, path),
             await _check_clock(connection, now_ms),
         ]
+
+
+async def _check_policy(connection: aiosqlite.Connection) -> Finding:
+    columns = await read_columns(connection)
+    gaps = policy.check(columns)
+    if gaps.missing or gaps.stale:
+        differing = ", ".join(map(_column_name, gaps.missing + gaps.stale))
+        return Finding(f"the privacy policy and the database differ in {differing}: see `check --privacy`", True)
+    return Finding(f"the privacy policy tells of all {len(columns)} columns, and of no other")
+
+
+def _privacy_findings(columns: list[Column], gaps: Gaps) -> list[Finding]:
+    """A line for each column, then one for each line of the policy whose column is not there."""
+    width = max(map(len, map(_column_name, [*columns, *gaps.stale])))
+    said = policy.LINES | dict.fromkeys(gaps.missing, MISSING_LINE) | dict.fromkeys(gaps.stale, MISSING_COLUMN)
+    return [
+        Finding(f"{_column_name(column):{width}}  {said[column]}", column in gaps.missing + gaps.stale)
+        for column in [*columns, *gaps.stale]
+    ]
+
+
+def _column_name(column: Column) -> str:
+    return ".".join(column)
 
 
 async def _check_erasure(connection: aiosqlite.Connection) -> Finding:

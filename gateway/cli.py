@@ -181,12 +181,22 @@ def usage(call: Call, text: str | None, since: str, by: str, as_csv: bool) -> in
     return call.say(call.run(summary))
 
 
-@program.command(examples="opusmax.py check")
+@program.command(
+    examples="""
+    opusmax.py check
+    opusmax.py check --privacy
+    """
+)
+@click.option(
+    "--privacy", is_flag=True, help="Only, and in full: each column beside its line of the privacy policy."
+)
 @common_options
 @pass_call
-def check(call: Call) -> int:
-    """Look for faults in configuration, database, permissions and clock. Exit code 1 if there is one."""
-    return call.say(checkup.check(call.database, lambda: call.settings({}), call.now_ms))
+def check(call: Call, privacy: bool) -> int:
+    """Look for faults in configuration, packages, permissions, database and clock. Exit code 1 if there is one."""
+    if privacy:
+        return call.say(call.run(checkup.check_privacy))
+    return call.say(checkup.check(call.database, lambda: call.settings({}), call.environment, call.now_ms))
 
 
 @program.command(examples="opusmax.py backup /var/backups/opusmax-monday.db")

@@ -86,6 +86,9 @@ def install() -> None:
     root = logging.getLogger()
     root.handlers[:] = [_NamesOnly()]
     root.setLevel(logging.WARNING)
+    for other in root.manager.loggerDict.values():  # what was imported first may have handlers of its own
+        if isinstance(other, logging.Logger):
+            other.handlers.clear()
     logging.getLogger("opusmax").setLevel(logging.INFO)
     logging.lastResort = None
     logging.raiseExceptions = False
@@ -93,6 +96,7 @@ def install() -> None:
     threading.excepthook = lambda failed: _report(failed.exc_value)
     sys.unraisablehook = lambda unraisable: _report(unraisable.exc_value)
     warnings.showwarning = lambda *_args, **_kwargs: None
+    warnings.simplefilter("ignore")  # at the end of the process, warnings about open sockets go past the line above
 
 
 def install_on_loop(loop: asyncio.AbstractEventLoop) -> None:

@@ -8,9 +8,10 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
-from aiohttp import http_parser, web
+from aiohttp import web
 
 from gateway import app, credentials, logs, process
 from gateway.clients import ClientConnection, Clients
@@ -29,10 +30,13 @@ _log = logging.getLogger("opusmax.server")
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; a failure is told in one line on stderr."""
-    process.harden()
     process.raise_file_limit()
     logs.install()
     try:
+        process.harden()
+        process.refuse_leaking_environment(os.environ)
+        process.require_safe_aiohttp()
+        process.require_private_files(Path(settings.database))
         return asyncio.run(_serve(settings, _credentials()))
     except (SettingsError, DatabaseError) as error:
         sys.stderr.write(f"opusmax: {error}\n")
@@ -53,8 +57,6 @@ def _credentials() -> Sequence[str]:
 
 
 async def _serve(settings: Settings, upstream_credentials: Sequence[str]) -> int:
-    if http_parser.HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise SettingsError("aiohttp's C parser is missing: install a binary wheel of aiohttp")
     logs.install_on_loop(asyncio.get_running_loop())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

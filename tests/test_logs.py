@@ -19,6 +19,7 @@ WAYS = {
     "an exception in a destructor": "type('T', (), {'__del__': lambda self: int(CANARY)})()",
     "a task that nobody awaits": "asyncio.run(forget())",
     "a callback that fails": "asyncio.run(call_back())",
+    "a handler that was there before": "logging.getLogger('early').error(CANARY)",
     "a message that cannot be formatted": "logging.getLogger('x').error('%d', CANARY)",
 }
 
@@ -42,6 +43,7 @@ async def call_back():
     asyncio.get_running_loop().call_soon(int, CANARY)
     await asyncio.sleep(0.01)
 
+logging.getLogger("early").addHandler(logging.StreamHandler())
 logs.install()
 {way}
 """
@@ -57,6 +59,16 @@ def test_no_way_into_the_log_carries_content(way: str, debug: str) -> None:
     )
     assert CANARY not in child.stdout + child.stderr
     assert "Traceback" not in child.stderr
+
+
+def test_a_connection_left_open_at_the_end_of_the_process_names_no_address() -> None:
+    way = "\nimport builtins, socket\nbuiltins.left = s = socket.create_server(('127.0.0.1', 0))"
+    program = PROGRAM.format(canary=CANARY, way=way)
+    environment = {"PYTHONWARNINGS": "default", "PYTHONPATH": str(ROOT)}
+    child = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert child.stderr == ""
 
 
 def test_an_event_is_written_with_the_class_and_place_of_its_error() -> None:
