@@ -19,7 +19,7 @@ from gateway.core.errors import InvalidKey, LimitExceeded
 from gateway.core.keys import ApiKey
 from gateway.core.records import Key, KeyRow, Refusal, Secret
 from gateway.core.refusals import Signpost
-from gateway.hashing import verify_secret
+from gateway.hashing import step_back, verify_secret
 from gateway.keystore import Directory
 
 MAX_WAITING_KEYS = 32
@@ -46,7 +46,7 @@ class Authenticator:
         """Digest of a proven key -> its key id."""
         self._failed: OrderedDict[bytes, None] = OrderedDict()
         self._proving: dict[bytes, asyncio.Future[bool]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="argon2")
+        self._thread = ThreadPoolExecutor(1, "argon2", initializer=step_back)
 
     def replace(self, directory: Directory) -> None:
         """Put a new set of keys in force."""
