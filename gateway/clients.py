@@ -31,6 +31,9 @@ IDLE_SECONDS = 75
 """From an answer to the next request: longer than the pools of clients keep a connection."""
 UNREAD_SECONDS = 60
 """How long a client may take nothing of an answer that waits for it."""
+DISCARD_SECONDS = 0.1
+"""The rest of a body that nobody wants is read in this time step, 256 KiB at most each: as slowly as can be for a
+client to send it all and hear its answer."""
 REFUSED_SECONDS = 2
 """For a client to read that its head was too large, before the connection is cut."""
 LOOK_SECONDS = 1
@@ -41,7 +44,7 @@ HTTP_OPTIONS: Mapping[str, Any] = {
     "access_log": None,
     "auto_decompress": False,  # packed bodies are refused, and never unpacked
     "keepalive_timeout": 2 * IDLE_SECONDS,  # aiohttp's own; ours come first
-    "lingering_time": 5,  # the rest of a body that nobody wants is read so long, that its answer is heard
+    "lingering_time": 15,  # how long the rest of a body that nobody wants may take
     "max_line_size": MAX_HEAD_BYTES,
     "max_field_size": MAX_HEAD_BYTES // 2,  # lists of beta features grow long
 }
@@ -122,7 +125,7 @@ class ClientConnection(web.RequestHandler):
         "_deadline",
         "_head_bytes",
         "_head_tail",
-        "_is_refused",
+        "_is_over",
         "_reads_head",
         "_socket",
         "_unread_bytes",
@@ -137,7 +140,8 @@ class ClientConnection(web.RequestHandler):
         self._clients = clients
         self._deadline = math.inf
         """Until when the next thing has to have happened, in the loop's time."""
-        self._is_refused = False
+        self._is_over = False
+        """Nothing that comes is wanted any more."""
         self._reads_head = True
         self._head_bytes = 0
         self._head_tail = b""
@@ -157,9 +161,10 @@ class ClientConnection(web.RequestHandler):
         self._clients.begin(self)
 
     def end(self, *, is_read: bool) -> None:
-        """The request is over; its answer may still be on its way. What of its body was not read is no head."""
+        """The request is over; its answer may still be on its way. `is_read`: all of its body has come."""
         self.release_upload()
-        self._reads_head = is_read
+        self._is_over = not is_read
+        self._reads_head = True
         self._head_bytes, self._head_tail = 0, b""
         self._deadline = self._loop.time() + IDLE_SECONDS
         self._clients.end(self)
@@ -227,9 +232,10 @@ class ClientConnection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
-            return
-        if data and self._reads_head and self._is_head_too_large(data):
+        if self._is_over:
+            self._socket.pause_reading()
+            self._loop.call_later(DISCARD_SECONDS, self._socket.resume_reading)
+        elif data and self._reads_head and self._is_head_too_large(data):
             self._refuse(HeadTooLarge(_TOO_LARGE))
         else:
             super().data_received(data)
@@ -257,7 +263,7 @@ class ClientConnection(web.RequestHandler):
 
     def _refuse(self, error: GatewayError) -> None:
         """Tell the client, let it read that for a moment, and take no more from it."""
-        self._is_refused = True
+        self._is_over = True
         self._deadline = self._loop.time() + REFUSED_SECONDS
         self._socket.write(raw_error(error))
         if self._socket.can_write_eof():

@@ -5,17 +5,21 @@ way is refused before it is read.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import web
 
 from gateway.clients import ClientConnection
 from gateway.core.errors import BadRequest, BodyTooLarge, RequestTimeout, UnsupportedBody
 
-UNCOUNTED_BYTES = 256 * 2**10
-"""Bodies up to this size are taken even while others fill the memory for uploads."""
-PATIENCE_SECONDS = 15
+LARGE_BYTES = 256 * 2**10
+"""A larger body counts against the memory for uploads, and is not parsed on the event loop."""
+PATIENCE_SECONDS = 10
 MIN_BYTES_PER_SECOND = 4 * 2**10
 """A body has `PATIENCE_SECONDS`, and one second more for each so many bytes that have come."""
+
+T = TypeVar("T")
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
@@ -28,7 +32,7 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
     announced = request.content_length or 0
     if announced > max_bytes:
         raise _too_large()
-    if announced > UNCOUNTED_BYTES:
+    if announced > LARGE_BYTES:
         ClientConnection.of(request).take_upload(announced)
     if request.content.is_eof():
         return request.content.read_nowait()
@@ -40,6 +44,17 @@ async def read_body(request: web.Request, max_bytes: int) -> bytes:
         raise RequestTimeout("The body of this request arrives too slowly.") from None
     except web.RequestPayloadError:
         raise BadRequest("The body of this request is not framed as HTTP asks for.") from None
+
+
+async def parse(parser: Callable[[bytes], T], body: bytes) -> T:
+    """What `parser` makes of a body, or the error that it raises.
+
+    A large body is parsed on a thread: the loop then waits for one step of the parsing at a time, some ms each, and
+    not for all of it.
+    """
+    if len(body) <= LARGE_BYTES:
+        return parser(body)
+    return await asyncio.to_thread(parser, body)
 
 
 def _check_form(request: web.Request) -> None:
@@ -60,7 +75,7 @@ async def _receive(request: web.Request, max_bytes: int, announced: int) -> byte
             size += len(piece)
             if size > max_bytes:
                 raise _too_large()
-            if size > max(counted, UNCOUNTED_BYTES):  # sent in chunks: nobody could tell before
+            if size > max(counted, LARGE_BYTES):  # sent in chunks: nobody could tell before
                 connection.take_upload(size - counted)
                 counted = size
             patience.reschedule(started + PATIENCE_SECONDS + size / MIN_BYTES_PER_SECOND)

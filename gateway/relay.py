@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from aiohttp import web
 
@@ -22,7 +23,7 @@ from gateway.core.metering import Meter, meter_for
 from gateway.core.parsing import parse_count_tokens, parse_messages
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
-from gateway.intake import read_body
+from gateway.intake import parse, read_body
 from gateway.reservation import Reservation
 from gateway.upstream import Answer, Upstream
 
@@ -39,7 +40,7 @@ class Relay:
         self._authenticator = authenticator
         self._admission = admission
         self._upstream = upstream
-        self._estimator = Estimator(settings)
+        self._parse_messages = partial(parse_messages, estimator=Estimator(settings))
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/messages`: the metered one."""
@@ -47,7 +48,7 @@ class Relay:
         key = await self._authenticator.authenticate(request.headers.items())
         self._admission.check_open()
         body = await read_body(request, self._max_body_bytes)
-        parsed = parse_messages(body, self._estimator)
+        parsed = await parse(self._parse_messages, body)
         await self._admission.ready(key.row)
         key = self._authenticator.recheck(key.row)  # the body may have taken its time
         headers = wire.request_headers(request.headers.items())
@@ -72,7 +73,7 @@ class Relay:
         key = await self._authenticator.authenticate(request.headers.items())
         self._admission.pace_lookup(key)
         body = await read_body(request, self._max_body_bytes)
-        self._admission.check_model(key, parse_count_tokens(body).model)
+        self._admission.check_model(key, (await parse(parse_count_tokens, body)).model)
         headers = wire.request_headers(request.headers.items())
         async with self._upstream.send(Endpoint.COUNT_TOKENS, headers, query, body) as answer:
             return await _pass_on(request, answer)

@@ -22,13 +22,13 @@ from gateway.clients import (
     ClientConnection,
     Clients,
 )
-from gateway.intake import UNCOUNTED_BYTES, read_body
+from gateway.intake import LARGE_BYTES, read_body
 from tests.harness import until
 
 GET = b"GET /wait HTTP/1.1\r\nHost: here\r\n\r\n"
 MOST = 3
-UPLOADS = 3 * UNCOUNTED_BYTES
-LARGE = 2 * UNCOUNTED_BYTES
+UPLOADS = 3 * LARGE_BYTES
+LARGE = 2 * LARGE_BYTES
 ENDLESS_BYTES = 64 * 2**20
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -65,6 +65,9 @@ class Door:
         await self.release.wait()
         return web.Response(text=str(len(body)))
 
+    async def refuse(self, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503, text="no")
+
     async def send(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -88,7 +91,7 @@ async def a_door() -> AsyncIterator[Door]:
     loop = asyncio.get_running_loop()
     door = Door(Clients(MOST, UPLOADS))
     application = web.Application()
-    application.add_routes([door.route(handler) for handler in (door.wait, door.read, door.send)])
+    application.add_routes([door.route(handler) for handler in (door.wait, door.read, door.refuse, door.send)])
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0)
     await runner.setup()
     server = await loop.create_server(
@@ -199,6 +202,22 @@ async def test_a_large_body_is_no_large_head_wherever_the_head_is_cut() -> None:
             await asyncio.sleep(0.001)
             writer.write(sent[cut:])
             assert (await reader.readuntil(str(len(body)).encode())).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("size", [1, 2**16, 2**20])
+async def test_a_body_that_nobody_wants_can_be_sent_to_its_end_and_the_answer_is_heard(size: int) -> None:
+    async with a_door() as door:
+        reader, writer = await door.connect()
+        writer.write(
+            b"POST /refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % (size + 1) + b"x" * size
+        )
+        await writer.drain()
+        answer = await reader.readuntil(b"no")
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Connection: close" in answer
+        writer.write(b"x" + GET)
+        door.release.set()
+        assert (await is_cut((reader, writer)), door.begun) == (False, 1)
 
 
 async def test_at_the_most_connections_the_one_that_has_waited_longest_makes_room() -> None:
