@@ -10,11 +10,10 @@ from gateway.admin import Answer
 from gateway.core import tables
 from gateway.core.account import Grouping, SummaryRow
 from gateway.core.records import KeyRow
+from gateway.exports import inert
 from gateway.reports import summarise
 
 COUNTS = ("requests", "input", "output", "cache_write", "cache_read", "charge")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet would run as a formula."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +40,10 @@ async def as_table(connection: aiosqlite.Connection, question: Question, width: 
 async def as_csv(connection: aiosqlite.Connection, question: Question) -> Answer:
     """For spreadsheets."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)
     writer.writerow([question.by.value, *COUNTS])
-    writer.writerows([_inert(row.label), *_counts(row)] for row in await _read(connection, question))
-    return Answer(value=None, text=text.getvalue().rstrip("\n"))
+    writer.writerows([inert(row.label), *_counts(row)] for row in await _read(connection, question))
+    return Answer(value=None, text=text.getvalue().rstrip("\r\n"))
 
 
 async def _read(connection: aiosqlite.Connection, question: Question) -> list[SummaryRow]:
@@ -66,7 +65,3 @@ def _counts(row: SummaryRow) -> tuple[int, ...]:
     """By COUNTS."""
     usage = row.usage
     return (row.requests, usage.input, usage.output, usage.cache_write, usage.cache_read, row.charge)
-
-
-def _inert(label: str) -> str:
-    return f"'{label}" if label.startswith(FORMULA_STARTS) else label

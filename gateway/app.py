@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from gateway.ledger import Ledger
 from gateway.logs import Event
 from gateway.pages import Pages
 from gateway.relay import Relay
-from gateway.responses import SERVER, error_response
+from gateway.responses import PROTECTING_HEADERS, SERVER, error_response
 from gateway.tasks import background
 from gateway.upstream import Upstream
 
@@ -167,28 +167,33 @@ async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
 def _application(relay: Relay, pages: Pages, admission: Admission) -> web.Application:
     application = web.Application()
     application.on_response_prepare.append(_name_server)
+    for path, handlers in _routes(relay, pages, admission).items():
+        resource = application.router.add_resource(path)
+        for method, handler in handlers.items():
+            resource.add_route(method, answering(handler), expect_handler=_expect)
+    return application
 
-    def add(method: str, path: str, handler: Handler) -> None:
-        application.router.add_route(method, path, answering(handler), expect_handler=_expect)
 
-    handlers: dict[Endpoint, Handler] = {
+def _routes(relay: Relay, pages: Pages, admission: Admission) -> Mapping[str, Mapping[str, Handler]]:
+    """Path -> method -> handler. A path answers other methods with 405; what is not listed here is 404."""
+    relayed: dict[Endpoint, Handler] = {
         Endpoint.MESSAGES: relay.messages,
         Endpoint.COUNT_TOKENS: relay.count_tokens,
         Endpoint.MODELS: relay.models,
         Endpoint.MODEL: relay.models,
     }
-    for endpoint, handler in handlers.items():
+    routes: dict[str, dict[str, Handler]] = {}
+    for endpoint, handler in relayed.items():
         for path in endpoint.paths:
-            add(endpoint.method, path, handler)
-            add("*", path, _method_not_allowed)
-    for route in pages.routes():
-        add(route.method, route.path, route.handler)
-    for method, path in (("HEAD", "/"), ("HEAD", "/api/hello"), ("GET", "/healthz"), ("HEAD", "/healthz")):
-        add(method, path, _healthy)
-    for method in ("GET", "HEAD"):
-        add(method, "/readyz", _ready(admission))
-    add("*", "/{path:.*}", _unknown_path)
-    return application
+            routes[path] = {endpoint.method: handler}
+    for path, methods in pages.routes().items():
+        routes[path] = dict(methods)
+    routes["/api/hello"] = {"HEAD": _healthy}
+    routes["/healthz"] = {"GET": _healthy, "HEAD": _healthy}
+    routes["/readyz"] = {"GET": _ready(admission), "HEAD": _ready(admission)}
+    for methods in routes.values():
+        methods["*"] = _method_not_allowed
+    return routes | {"/{path:.*}": {"*": _unknown_path}}
 
 
 def answering(handler: Handler) -> Handler:
@@ -231,13 +236,13 @@ async def _name_server(_request: web.Request, response: web.StreamResponse) -> N
 
 
 async def _healthy(_request: web.Request) -> web.Response:
-    return web.Response(text="ok\n")
+    return web.Response(text="ok\n", headers=PROTECTING_HEADERS)
 
 
 def _ready(admission: Admission) -> Handler:
     async def ready(_request: web.Request) -> web.Response:
         admission.check_open()
-        return web.Response(text="ready\n")
+        return web.Response(text="ready\n", headers=PROTECTING_HEADERS)
 
     return ready
 

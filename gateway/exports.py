@@ -6,6 +6,7 @@ the JSON, each budget also has its figures of this moment.
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Iterable
 
 import msgspec
@@ -21,7 +22,8 @@ from gateway.core.account import (
 from gateway.core.records import LedgerRow
 from gateway.core.status import BudgetStatus, LimitsStatus
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = re.compile(r"""[\s"']*[=+\-@＝＋－＠]|[\t\r\n]""")
+"""The beginning of what a spreadsheet may run: some trim a cell, or take wide characters for narrow ones."""
 
 
 async def json_pieces(
@@ -77,8 +79,13 @@ def _csv_lines(rows: Iterable[Iterable[object]]) -> bytes:
     return text.getvalue().encode()
 
 
+def inert(text: str) -> str:
+    """What a spreadsheet would run as a formula gets an apostrophe in front."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
 def _csv_cell(value: int | str | None) -> int | str | None:
-    """Text that a spreadsheet would run as a formula gets an apostrophe in front; 0 and 1 for no and yes."""
+    """Text that no spreadsheet runs; 0 and 1 for no and yes."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+        return inert(value)
     return value if value is None else int(value)

@@ -5,7 +5,7 @@ that lead on from a key's page carry a view ticket (core/tickets.py). Every temp
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -15,31 +15,21 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from gateway import exports, reports
-from gateway.core import policy, views
+from gateway.core import keys, policy, views
 from gateway.core.account import Account, KeyRecord
 from gateway.core.errors import BadRequest, GatewayError, InvalidKey
 from gateway.core.records import Key, KeyRow
 from gateway.core.status import LimitsStatus
-from gateway.core.tickets import Tickets
+from gateway.core.tickets import Tickets, View
 from gateway.core.usage_tables import history_start
 from gateway.forms import check_address, header_key, read_typed_key
+from gateway.responses import PROTECTING_HEADERS
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
-PAGE_HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
-        " frame-ancestors 'none'"
-    ),
-}
-"""On every page and export: nothing is cached, embedded or loaded from elsewhere, and no script runs."""
-
-STYLE_HEADERS = PAGE_HEADERS | {"Cache-Control": "public, max-age=86400"}
+STYLE_HEADERS = PROTECTING_HEADERS | {"cache-control": "public, max-age=86400"}
 """The stylesheet may be cached: its address changes with its content."""
 
 ROWS_PER_PAGE = 100
@@ -78,16 +68,16 @@ class Pages:
         self._style = (TEMPLATES / "style.css").read_bytes()
         self._templates = _compile_templates(settings, hashlib.sha256(self._style).hexdigest()[:12])
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/", self.landing),
-            web.get("/usage", self.usage_form),
-            web.post("/usage", self.usage),
-            web.get("/usage.json", self.usage_json, allow_head=False),
-            web.get("/usage.csv", self.usage_csv, allow_head=False),
-            web.get("/privacy", self.privacy),
-            web.get("/static/style.css", self.stylesheet),
-        ]
+    def routes(self) -> Mapping[str, Mapping[str, Handler]]:
+        """Path -> method -> handler."""
+        return {
+            "/": {"GET": self.landing, "HEAD": self.landing},
+            "/usage": {"GET": self.usage_form, "HEAD": self.usage_form, "POST": self.usage},
+            "/usage.json": {"GET": self.usage_json},
+            "/usage.csv": {"GET": self.usage_csv},
+            "/privacy": {"GET": self.privacy, "HEAD": self.privacy},
+            "/static/style.css": {"GET": self.stylesheet, "HEAD": self.stylesheet},
+        }
 
     async def landing(self, request: web.Request) -> web.Response:
         return self._page("landing.html", origin=self._origin(request))
@@ -137,9 +127,11 @@ class Pages:
 
     async def _typed_view(self, request: web.Request) -> web.Response:
         check_address(request)
-        key = await self._authenticate(await read_typed_key(request))
+        typed = await read_typed_key(request)
+        key = await self._authenticate(typed)
         record = await self._record(key.row)
-        return await self._overview(record, self._tickets.issue(record.id, self._now_ms()))
+        view = View(key.row, keys.key_id(typed))
+        return await self._overview(record, self._tickets.issue(view, self._now_ms()))
 
     async def _linked_view(self, request: web.Request) -> web.Response:
         check_address(request)
@@ -180,10 +172,14 @@ class Pages:
         return await self._record(key.row)
 
     async def _ticket_record(self, ticket: str) -> KeyRecord:
-        key = self._tickets.redeem(ticket, self._now_ms())
-        if key is None:
+        now_ms = self._now_ms()
+        view = self._tickets.redeem(ticket, now_ms)
+        if view is None:
             raise InvalidKey("This view has ended: it lasts 15 minutes. Type the API key again.")
-        return await self._record(key)
+        record = await self._record(view.key)
+        if not record.holds(view.key_id, now_ms):
+            raise InvalidKey("This API key was replaced by a new one. Type the new one.")
+        return record
 
     async def _record(self, key: KeyRow) -> KeyRecord:
         record = await reports.read_record(self._reader, key)
@@ -196,14 +192,14 @@ class Pages:
 
     def _page(self, template: str, **values: object) -> web.Response:
         text = self._templates[template].render(values)
-        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
+        return web.Response(text=text, content_type="text/html", headers=PROTECTING_HEADERS)
 
 
 async def _send_file(
     request: web.Request, name: str, content_type: str, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
     """Sends the pieces as they are made; a reader who goes away ends it."""
-    response = web.StreamResponse(headers=PAGE_HEADERS)
+    response = web.StreamResponse(headers=PROTECTING_HEADERS)
     response.headers["Content-Type"] = content_type
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     with suppress(ConnectionResetError):

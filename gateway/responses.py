@@ -1,11 +1,26 @@
 """A gateway error as the response that goes out."""
 
 import secrets
+from dataclasses import replace
 
 from aiohttp import web
 
 from gateway.core.envelopes import ErrorAnswer, render
 from gateway.core.errors import GatewayError
+
+PROTECTING_HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
+"""On everything that the gateway itself answers: nothing is cached, embedded or loaded from elsewhere, and no
+script runs. A relayed answer has the provider's headers."""
 
 SERVER = "opusmax"
 """What the `server` header says. Nobody needs to know which versions run here."""
@@ -27,5 +42,4 @@ def raw_error(error: GatewayError) -> bytes:
 
 def _render(error: GatewayError) -> ErrorAnswer:
     answer = render(error, f"req_{secrets.token_hex(12)}")
-    answer.headers["server"] = SERVER
-    return answer
+    return replace(answer, headers=PROTECTING_HEADERS | answer.headers | {"server": SERVER})

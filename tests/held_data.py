@@ -93,7 +93,9 @@ class Site:
             now_ms=lambda: self.now_ms,
         )
         application = web.Application()
-        application.add_routes(pages.routes())
+        for path, handlers in pages.routes().items():
+            for method, handler in handlers.items():
+                application.router.add_route(method, path, handler)
         return application
 
     async def authenticate(self, text: str) -> Key:

@@ -1,9 +1,9 @@
 """A view ticket opens one key's data for a while, and nothing else."""
 
 from gateway.core.records import KeyRow
-from gateway.core.tickets import LIFETIME_MS, Tickets
+from gateway.core.tickets import LIFETIME_MS, MOST_TICKETS, MOST_TICKETS_OF_A_KEY, Tickets, View
 
-KEY = KeyRow(7)
+KEY = View(KeyRow(7), "k7f3m2q9x4ab")
 NOW = 1_790_000_000_000
 
 
@@ -30,9 +30,9 @@ def test_a_ticket_that_was_never_issued_opens_nothing() -> None:
 
 def test_two_tickets_are_never_the_same_and_open_their_own_keys() -> None:
     tickets = Tickets()
-    issued = {tickets.issue(KeyRow(row), NOW): row for row in range(100)}
+    issued = {tickets.issue(View(KeyRow(row), "k"), NOW): row for row in range(100)}
     assert len(issued) == 100
-    assert all(tickets.redeem(ticket, NOW) == row for ticket, row in issued.items())
+    assert all(tickets.redeem(ticket, NOW) == View(KeyRow(row), "k") for ticket, row in issued.items())
 
 
 def test_when_there_are_too_many_tickets_the_oldest_goes() -> None:
@@ -40,3 +40,12 @@ def test_when_there_are_too_many_tickets_the_oldest_goes() -> None:
     first, second, third = (tickets.issue(KEY, NOW + minute) for minute in range(3))
     assert tickets.redeem(first, NOW + 3) is None
     assert tickets.redeem(second, NOW + 3) == tickets.redeem(third, NOW + 3) == KEY
+
+
+def test_a_key_that_asks_for_many_tickets_takes_none_from_others() -> None:
+    tickets = Tickets()
+    mine = tickets.issue(KEY, NOW)
+    theirs = [tickets.issue(View(KeyRow(8), "k"), NOW) for _ in range(MOST_TICKETS)]
+    assert tickets.redeem(mine, NOW) == KEY
+    assert [tickets.redeem(ticket, NOW) is not None for ticket in theirs].count(True) == MOST_TICKETS_OF_A_KEY
+    assert tickets.redeem(theirs[-1], NOW) is not None

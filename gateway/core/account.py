@@ -113,6 +113,13 @@ class KeyRecord:
         """The row of `key` itself, by column, in the schema's order."""
         return {name: getattr(self, name) for name in KEY_COLUMNS}
 
+    def holds(self, key_id: str, now_ms: int) -> bool:
+        """Whether the secret with this id still proves the key."""
+        return any(
+            secret.key_id == key_id and (secret.expires is None or secret.expires > now_ms)
+            for secret in self.secrets
+        )
+
     def refused(self, reason: Refusal) -> int:
         count: int = getattr(self, f"refused_{reason}")
         return count

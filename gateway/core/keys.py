@@ -70,6 +70,11 @@ def parse(text: str) -> ApiKey | None:
     return ApiKey(match["key_id"], match["secret"])
 
 
+def key_id(text: str) -> str:
+    """The public id in the text of a well-formed key."""
+    return text[len(PREFIX) : len(PREFIX) + KEY_ID_LENGTH]
+
+
 def _checksum(body: str) -> str:
     number = crc32(body.encode("ascii"))
     digits = []

@@ -11,13 +11,23 @@ from gateway.core.amounts import MINUTE_MS
 from gateway.core.records import KeyRow
 
 LIFETIME_MS = 15 * MINUTE_MS
+MOST_TICKETS_OF_A_KEY = 20
+"""When one more is wanted, the key's oldest goes."""
 MOST_TICKETS = 1_000
 """Together some 200 kB. When one more is wanted, the oldest goes: its holder types the key again."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Grant:
+class View:
+    """What a ticket opens: the data of a key, as long as the secret holds with which it was asked for."""
+
     key: KeyRow
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    view: View
     ends_ms: int
 
 
@@ -30,20 +40,23 @@ class Tickets:
         self._most = most
         self._grants: dict[str, _Grant] = {}  # oldest first: all live equally long
 
-    def issue(self, key: KeyRow, now_ms: int) -> str:
-        """A new ticket for the data of `key`."""
+    def issue(self, view: View, now_ms: int) -> str:
+        """A new ticket for `view`."""
         self._drop_ended(now_ms)
+        own = [ticket for ticket, grant in self._grants.items() if grant.view.key == view.key]
+        if len(own) >= MOST_TICKETS_OF_A_KEY:
+            del self._grants[own[0]]
         while len(self._grants) >= self._most:
             self._drop_oldest()
         ticket = secrets.token_urlsafe(32)
-        self._grants[ticket] = _Grant(key, now_ms + LIFETIME_MS)
+        self._grants[ticket] = _Grant(view, now_ms + LIFETIME_MS)
         return ticket
 
-    def redeem(self, ticket: str, now_ms: int) -> KeyRow | None:
-        """The key that `ticket` was issued for; `None` if it has ended or never was. It stays valid."""
+    def redeem(self, ticket: str, now_ms: int) -> View | None:
+        """The view that `ticket` was issued for; `None` if it has ended or never was. It stays valid."""
         self._drop_ended(now_ms)
         grant = self._grants.get(ticket)
-        return grant.key if grant else None
+        return grant.view if grant else None
 
     def _drop_ended(self, now_ms: int) -> None:
         while self._grants and next(iter(self._grants.values())).ends_ms <= now_ms:
