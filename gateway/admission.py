@@ -116,6 +116,7 @@ class Admission:
         The key is `ready`.
         """
         self.check_open()
+        self._ledger.check_key(key.row)
         self.check_model(key, parsed.model)
         limits = self._require(key.row)
         now_ms = self._clock.now_ms()

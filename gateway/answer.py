@@ -94,6 +94,15 @@ class Answer(AsyncIterator[bytes]):
         while not self.status:
             await self._progress(self._patience.first_byte)
 
+    async def gather(self, most_bytes: int) -> bytes:
+        """The body, or at least the first `most_bytes` of it, which stay to be taken. Raises as `chunks` does."""
+        counted = size = 0
+        while not self.has_ended and size < most_bytes:
+            await self._progress(self._patience.silence)
+            size += sum(map(len, self._pieces[counted:]))
+            counted = len(self._pieces)
+        return b"".join(self._pieces)
+
     async def _progress(self, seconds: float) -> None:
         """Return when something has happened."""
         if self._failure is Event.UPSTREAM_TIMED_OUT:

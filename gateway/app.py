@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +15,19 @@ from gateway import database, erasure, keystore, ledger
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.catalog import Catalog
-from gateway.clients import ClientConnection
 from gateway.clock import Clock
-from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
-from gateway.core.heads import check_head
 from gateway.core.records import Key
 from gateway.core.refusals import Signpost
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
+from gateway.dispatch import Handler, Routes, dispatching
 from gateway.ledger import Ledger
 from gateway.logs import Event
 from gateway.pages import Pages
 from gateway.relay import Relay
-from gateway.responses import PROTECTING_HEADERS, SERVER, error_response
+from gateway.responses import OWN_HEADERS
 from gateway.tasks import background
 from gateway.upstream import Upstream
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ERASURE_LOOK_SECONDS = 2
 """How often the server looks for an erasure that nobody finishes."""
@@ -46,7 +42,7 @@ _log = logging.getLogger("opusmax")
 class Gateway:
     """The running parts that the server itself needs."""
 
-    application: web.Application
+    handler: Handler
     admission: Admission
 
 
@@ -82,10 +78,12 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         await stack.enter_async_context(background(_finish_erasures(janitor, path)))
         await stack.enter_async_context(background(_report_clock_steps(clock)))
         yield Gateway(
-            application=_application(
-                Relay(settings, authenticator, admission, upstream),
-                _pages(settings, reader, authenticator, admission, clock),
-                admission,
+            handler=dispatching(
+                _routes(
+                    Relay(settings, authenticator, admission, upstream),
+                    _pages(settings, reader, authenticator, admission, clock),
+                    admission,
+                )
             ),
             admission=admission,
         )
@@ -164,92 +162,30 @@ async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
         _log.error(Event.ERASURE_FAILING, exc_info=error)
 
 
-def _application(relay: Relay, pages: Pages, admission: Admission) -> web.Application:
-    application = web.Application()
-    application.on_response_prepare.append(_name_server)
-    for path, handlers in _routes(relay, pages, admission).items():
-        resource = application.router.add_resource(path)
-        for method, handler in handlers.items():
-            resource.add_route(method, answering(handler), expect_handler=_expect)
-    return application
-
-
-def _routes(relay: Relay, pages: Pages, admission: Admission) -> Mapping[str, Mapping[str, Handler]]:
-    """Path -> method -> handler. A path answers other methods with 405; what is not listed here is 404."""
+def _routes(relay: Relay, pages: Pages, admission: Admission) -> Routes:
+    """Everything that is answered; every other method is 405, and every other path 404."""
     relayed: dict[Endpoint, Handler] = {
         Endpoint.MESSAGES: relay.messages,
         Endpoint.COUNT_TOKENS: relay.count_tokens,
         Endpoint.MODELS: relay.models,
-        Endpoint.MODEL: relay.models,
+        Endpoint.MODEL: relay.model,
     }
-    routes: dict[str, dict[str, Handler]] = {}
-    for endpoint, handler in relayed.items():
-        for path in endpoint.paths:
-            routes[path] = {endpoint.method: handler}
-    for path, methods in pages.routes().items():
-        routes[path] = dict(methods)
-    routes["/api/hello"] = {"HEAD": _healthy}
-    routes["/healthz"] = {"GET": _healthy, "HEAD": _healthy}
-    routes["/readyz"] = {"GET": _ready(admission), "HEAD": _ready(admission)}
-    for methods in routes.values():
-        methods["*"] = _method_not_allowed
-    return routes | {"/{path:.*}": {"*": _unknown_path}}
+    return {
+        **{path: {endpoint.method: handler} for endpoint, handler in relayed.items() for path in endpoint.paths},
+        **pages.routes(),
+        "/api/hello": {"HEAD": _healthy},
+        "/healthz": {"GET": _healthy, "HEAD": _healthy},
+        "/readyz": {"GET": _ready(admission), "HEAD": _ready(admission)},
+    }
 
 
-def answering(handler: Handler) -> Handler:
-    """A handler as the server calls it: between a beginning and an end, and always with an answer."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        connection = ClientConnection.of(request)
-        connection.begin()
-        try:
-            response = await _answer(handler, request)
-        finally:
-            connection.end(is_read=request.content.is_eof())
-        if not request.content.is_eof():
-            response.force_close()
-        return response
-
-    return answer
-
-
-async def _answer(handler: Handler, request: web.Request) -> web.StreamResponse:
-    """The one place where an error becomes an answer. What is not a `GatewayError` is told as an internal error and
-    logged by its class: its text may hold what a client sent. Where an answer had begun, its connection is closed
-    already, and the response goes nowhere."""
-    try:
-        check_head(request.raw_path, request.version, request.headers)
-        return await handler(request)
-    except GatewayError as error:
-        return error_response(error)
-    except Exception as error:
-        _log.error(Event.HANDLER_FAILED, exc_info=error)
-        return error_response(GatewayError("Internal error of the gateway."))
-
-
-async def _expect(_request: web.Request) -> None:
-    """A client that asks whether to send its body hears so when the body is read: its key comes first."""
-
-
-async def _name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["server"] = SERVER
-
-
-async def _healthy(_request: web.Request) -> web.Response:
-    return web.Response(text="ok\n", headers=PROTECTING_HEADERS)
+async def _healthy(_request: web.BaseRequest) -> web.Response:
+    return web.Response(text="ok\n", headers=OWN_HEADERS)
 
 
 def _ready(admission: Admission) -> Handler:
-    async def ready(_request: web.Request) -> web.Response:
+    async def ready(_request: web.BaseRequest) -> web.Response:
         admission.check_open()
-        return web.Response(text="ready\n", headers=PROTECTING_HEADERS)
+        return web.Response(text="ready\n", headers=OWN_HEADERS)
 
     return ready
-
-
-async def _unknown_path(_request: web.Request) -> web.StreamResponse:
-    raise UnknownPath("There is nothing at this address.")
-
-
-async def _method_not_allowed(_request: web.Request) -> web.StreamResponse:
-    raise MethodNotAllowed("This address takes another method.")

@@ -50,8 +50,12 @@ class Authenticator:
 
     def replace(self, directory: Directory) -> None:
         """Put a new set of keys in force."""
+        unchanged = {
+            key_id for key_id, secret in directory.secrets.items() if self.directory.secrets.get(key_id) == secret
+        }
         self.directory = directory
-        self._proven = {digest: key_id for digest, key_id in self._proven.items() if key_id in directory.secrets}
+        self._proven = {digest: key_id for digest, key_id in self._proven.items() if key_id in unchanged}
+        self._failed.clear()
 
     async def authenticate(self, headers: Iterable[tuple[str, str]]) -> Key:
         """The key that a request carries, fit for use. Raises `InvalidKey` or `LimitExceeded`."""
@@ -85,7 +89,7 @@ class Authenticator:
         return found.pop()
 
     def _well_formed(self, text: str) -> ApiKey:
-        key = keys.parse(text.strip())
+        key = keys.parse(text.strip(" \t"))
         if key is None:
             what = "This is not an OpusMax API key" if text else "No API key was sent"
             raise InvalidKey(

@@ -72,7 +72,14 @@ async def _open(path: Path) -> aiosqlite.Connection:
         sqlite3.connect(path).close()  # aiosqlite's thread would not tell this failure apart
     except sqlite3.Error as error:
         raise DatabaseError(f"{path} cannot be opened: {error}") from None
-    return await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
+    connection = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
+    # An error in the middle of reading would leave the statement open, and an old state of the file with it.
+    connection.text_factory = _readable
+    return connection
+
+
+def _readable(raw: bytes) -> str:
+    return raw.decode(errors="replace")
 
 
 async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:

@@ -20,7 +20,7 @@ _LINKED_FIELDS = frozenset({"ticket", "before"})
 """All that an address of ours may carry behind its question mark."""
 
 
-def check_address(request: web.Request) -> None:
+def check_address(request: web.BaseRequest) -> None:
     """Refuse an address that carries anything but what our own links do. Raises `BadRequest`."""
     if not request.query.keys() <= _LINKED_FIELDS or keys.PREFIX in request.query_string:
         raise BadRequest(
@@ -30,7 +30,7 @@ def check_address(request: web.Request) -> None:
         )
 
 
-def header_key(request: web.Request) -> str:
+def header_key(request: web.BaseRequest) -> str:
     """The key out of `x-api-key` or `Authorization: Bearer`; of two, the one that is formed like ours.
 
     Raises `InvalidKey` when there are two different ones of ours. '' when there is none.
@@ -43,7 +43,7 @@ def header_key(request: web.Request) -> str:
     return ours.pop() if ours else sent[0] or sent[1]
 
 
-async def read_typed_key(request: web.Request) -> str:
+async def read_typed_key(request: web.BaseRequest) -> str:
     """The field `key` of a posted form. Raises a `GatewayError`.
 
     Not `request.post()`: that accepts files, and would write large ones to a temporary folder.
@@ -64,7 +64,7 @@ async def read_typed_key(request: web.Request) -> str:
     return key
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def _read_body(request: web.BaseRequest) -> bytes:
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk

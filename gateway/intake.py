@@ -22,7 +22,7 @@ MIN_BYTES_PER_SECOND = 4 * 2**10
 T = TypeVar("T")
 
 
-async def read_body(request: web.Request, max_bytes: int) -> bytes:
+async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     """The body as it came, of at most `max_bytes`.
 
     Raises `UnsupportedBody`, `BodyTooLarge`, `RequestTimeout`, `Unavailable` where there is no memory for it, or
@@ -57,14 +57,14 @@ async def parse(parser: Callable[[bytes], T], body: bytes) -> T:
     return await asyncio.to_thread(parser, body)
 
 
-def _check_form(request: web.Request) -> None:
+def _check_form(request: web.BaseRequest) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedBody("The request body must not be encoded: send it without content-encoding.")
     if request.content_type != "application/json" and "content-type" in request.headers:
         raise UnsupportedBody("The request body must be JSON: send it with content-type: application/json.")
 
 
-async def _receive(request: web.Request, max_bytes: int, announced: int) -> bytes:
+async def _receive(request: web.BaseRequest, max_bytes: int, announced: int) -> bytes:
     connection = ClientConnection.of(request)
     pieces: list[bytes] = []
     size, counted = 0, announced

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import aiosqlite
 
+from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.database import transaction
 from gateway.logs import Event
@@ -73,6 +74,8 @@ class _Batch:
     """What one commit carries."""
 
     opened: list[LedgerRow] = field(default_factory=list)
+    opening: list[asyncio.Future[None]] = field(default_factory=list)
+    """Who waits for each opened row."""
     settled: list[LedgerRow] = field(default_factory=list)
     refusals: Counter[tuple[KeyRow, Refusal]] = field(default_factory=Counter)
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
@@ -112,6 +115,8 @@ class Ledger:
         self._refusals: Counter[tuple[KeyRow, Refusal]] = Counter()
         self._work = asyncio.Event()
         self._looks = 0
+        self._refused: set[KeyRow] = set()
+        """Keys whose rows the database does not take, though it takes others'."""
         self._failing: set[str] = set()
         """"write", "look", or both."""
         self._synchronous = ""
@@ -125,14 +130,21 @@ class Ledger:
         return not self._failing
 
     def open(self, row: LedgerRow) -> asyncio.Future[None]:
-        """Record an admitted request. The future is done once a crash of this process cannot lose it."""
+        """Record an admitted request. The future is done once a crash of this process cannot lose it; it fails with
+        `Unavailable` if the database takes other rows and not this one."""
         self._due.opened.append(row)
-        return self._wait()
+        self._due.opening.append(self._wait())
+        return self._due.opening[-1]
 
     def settle(self, row: LedgerRow) -> asyncio.Future[None]:
         """Complete a request's row. The future is done once a power cut cannot lose it."""
         self._due.settled.append(row)
         return self._wait()
+
+    def check_key(self, key: KeyRow) -> None:
+        """Raise `Unavailable` if the database has refused a row of this key, and nothing was mended since."""
+        if key in self._refused:
+            raise _unrecordable()
 
     def count_refusal(self, key: KeyRow, refusal: Refusal) -> None:
         """Count; written within about a second."""
@@ -214,17 +226,25 @@ class Ledger:
                 for sql, rows in statements:
                     await self._connection.executemany(sql, rows)
         except (sqlite3.IntegrityError, OverflowError):
-            await self._commit_one_by_one(statements)
+            await self._commit_one_by_one(batch)
 
-    async def _commit_one_by_one(self, statements: Sequence[tuple[str, Sequence[Sequence[object]]]]) -> None:
-        """One row that cannot be written must not take the others with it."""
+    async def _commit_one_by_one(self, batch: _Batch) -> None:
+        """One row that cannot be written must not take the others with it; nor may it be answered unrecorded."""
         async with transaction(self._connection):
-            for sql, rows in statements:
-                for row in rows:
+            for sql, rows in batch.statements():
+                for number, row in enumerate(rows):
                     try:
                         await self._connection.execute(sql, row)
                     except (sqlite3.IntegrityError, OverflowError) as error:
                         _log.error(Event.LEDGER_ROW_REFUSED, exc_info=error)
+                        if sql == INSERT_ROW:
+                            self._refuse(batch.opened[number], batch.opening[number])
+
+    def _refuse(self, row: LedgerRow, waiter: asyncio.Future[None]) -> None:
+        self._refused.add(row.key)
+        if not waiter.done():
+            waiter.set_exception(_unrecordable())
+            waiter.exception()  # the request may have ended by itself, and nobody ask
 
     async def _set_synchronous(self, level: str) -> None:
         if level != self._synchronous:
@@ -239,6 +259,7 @@ class Ledger:
             if version != self._data_version:
                 await self._on_change(self._connection)
                 self._data_version = version
+                self._refused.clear()
         except Exception as error:
             self._set_working("look", error)
         else:
@@ -253,6 +274,10 @@ class Ledger:
             self._failing.add(part)
         if self.is_writable != was_writable:
             _log.warning(Event.LEDGER_RECOVERED if self.is_writable else Event.LEDGER_FAILING, exc_info=error)
+
+
+def _unrecordable() -> Unavailable:
+    return Unavailable("Usage of this API key cannot be recorded. The administrator needs to look at it.")
 
 
 def _columns(row: LedgerRow) -> tuple[object, ...]:

@@ -44,6 +44,7 @@ class Event(StrEnum):
     UPSTREAM_BROKE = "upstream.broke"
     UPSTREAM_TIMED_OUT = "upstream.timed_out"
     UPSTREAM_CREDENTIAL_REFUSED = "upstream.credential_refused"
+    UPSTREAM_CREDENTIAL_REPEATED = "upstream.credential_repeated"
     UPSTREAM_REDIRECTED = "upstream.redirected"
     MODELS_NOT_LISTED = "models.not_listed"
 

@@ -5,7 +5,7 @@ that lead on from a key's page carry a view ticket (core/tickets.py). Every temp
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,14 +22,13 @@ from gateway.core.records import Key, KeyRow
 from gateway.core.status import LimitsStatus
 from gateway.core.tickets import Tickets, View
 from gateway.core.usage_tables import history_start
+from gateway.dispatch import Routes
 from gateway.forms import check_address, header_key, read_typed_key
-from gateway.responses import PROTECTING_HEADERS
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from gateway.responses import OWN_HEADERS, whole_or_broken
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
-STYLE_HEADERS = PROTECTING_HEADERS | {"cache-control": "public, max-age=86400"}
+STYLE_HEADERS = OWN_HEADERS | {"cache-control": "public, max-age=86400"}
 """The stylesheet may be cached: its address changes with its content."""
 
 ROWS_PER_PAGE = 100
@@ -68,8 +67,7 @@ class Pages:
         self._style = (TEMPLATES / "style.css").read_bytes()
         self._templates = _compile_templates(settings, hashlib.sha256(self._style).hexdigest()[:12])
 
-    def routes(self) -> Mapping[str, Mapping[str, Handler]]:
-        """Path -> method -> handler."""
+    def routes(self) -> Routes:
         return {
             "/": {"GET": self.landing, "HEAD": self.landing},
             "/usage": {"GET": self.usage_form, "HEAD": self.usage_form, "POST": self.usage},
@@ -79,44 +77,44 @@ class Pages:
             "/static/style.css": {"GET": self.stylesheet, "HEAD": self.stylesheet},
         }
 
-    async def landing(self, request: web.Request) -> web.Response:
+    async def landing(self, request: web.BaseRequest) -> web.Response:
         return self._page("landing.html", origin=self._origin(request))
 
-    async def privacy(self, _: web.Request) -> web.Response:
+    async def privacy(self, _: web.BaseRequest) -> web.Response:
         tables = policy.describe(await reports.read_columns(self._reader))
         return self._page("privacy.html", tables=tables, last_updated=policy.LAST_UPDATED)
 
-    async def stylesheet(self, _: web.Request) -> web.Response:
+    async def stylesheet(self, _: web.BaseRequest) -> web.Response:
         return web.Response(body=self._style, content_type="text/css", charset="utf-8", headers=STYLE_HEADERS)
 
-    async def usage_form(self, request: web.Request) -> web.Response:
+    async def usage_form(self, request: web.BaseRequest) -> web.Response:
         """The form; or, with a ticket, the data that it opens."""
         return await self._or_form(request, self._linked_view(request))
 
-    async def usage(self, request: web.Request) -> web.Response:
+    async def usage(self, request: web.BaseRequest) -> web.Response:
         """The data of the key that was typed into the form."""
         return await self._or_form(request, self._typed_view(request))
 
-    async def usage_json(self, request: web.Request) -> web.StreamResponse:
+    async def usage_json(self, request: web.BaseRequest) -> web.StreamResponse:
         record = await self._owned_record(request)
         hours = await reports.read_hours(self._reader, record.id)
         rows = reports.stream_rows(self._reader, record.id)
         pieces = exports.json_pieces(record, self._limits_status(record.id), hours, rows)
         return await _send_file(request, "opusmax-usage.json", "application/json", pieces)
 
-    async def usage_csv(self, request: web.Request) -> web.StreamResponse:
+    async def usage_csv(self, request: web.BaseRequest) -> web.StreamResponse:
         record = await self._owned_record(request)
         pieces = exports.csv_pieces(reports.stream_rows(self._reader, record.id))
         return await _send_file(request, "opusmax-usage.csv", "text/csv; charset=utf-8", pieces)
 
-    async def _or_form(self, request: web.Request, view: Awaitable[web.Response]) -> web.Response:
+    async def _or_form(self, request: web.BaseRequest, view: Awaitable[web.Response]) -> web.Response:
         """A refusal is told above the form, where the key can be typed again."""
         try:
             return await view
         except GatewayError as error:
             return self._form(request, error)
 
-    def _form(self, request: web.Request, error: GatewayError | None = None) -> web.Response:
+    def _form(self, request: web.BaseRequest, error: GatewayError | None = None) -> web.Response:
         message = error.message if error else ""
         response = self._page("usage_form.html", error=message, origin=self._origin(request))
         if error:
@@ -125,7 +123,7 @@ class Pages:
                 response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
 
-    async def _typed_view(self, request: web.Request) -> web.Response:
+    async def _typed_view(self, request: web.BaseRequest) -> web.Response:
         check_address(request)
         typed = await read_typed_key(request)
         key = await self._authenticate(typed)
@@ -133,7 +131,7 @@ class Pages:
         view = View(key.row, keys.key_id(typed))
         return await self._overview(record, self._tickets.issue(view, self._now_ms()))
 
-    async def _linked_view(self, request: web.Request) -> web.Response:
+    async def _linked_view(self, request: web.BaseRequest) -> web.Response:
         check_address(request)
         if "ticket" not in request.query:
             return self._form(request)
@@ -163,7 +161,7 @@ class Pages:
             latencies=await reports.read_latencies(self._reader, record.id),
         )
 
-    async def _owned_record(self, request: web.Request) -> KeyRecord:
+    async def _owned_record(self, request: web.BaseRequest) -> KeyRecord:
         """The record of the key whose ticket is in the address or that stands in a header."""
         check_address(request)
         if "ticket" in request.query:
@@ -187,22 +185,22 @@ class Pages:
             raise InvalidKey("This API key has been deleted, and all data about it.")
         return record
 
-    def _origin(self, request: web.Request) -> str:
+    def _origin(self, request: web.BaseRequest) -> str:
         return views.own_origin(self._settings.public_url, request.host, is_secure=request.secure)
 
     def _page(self, template: str, **values: object) -> web.Response:
         text = self._templates[template].render(values)
-        return web.Response(text=text, content_type="text/html", headers=PROTECTING_HEADERS)
+        return web.Response(text=text, content_type="text/html", headers=OWN_HEADERS)
 
 
 async def _send_file(
-    request: web.Request, name: str, content_type: str, pieces: AsyncIterator[bytes]
+    request: web.BaseRequest, name: str, content_type: str, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
     """Sends the pieces as they are made; a reader who goes away ends it."""
-    response = web.StreamResponse(headers=PROTECTING_HEADERS)
+    response = web.StreamResponse(headers=OWN_HEADERS)
     response.headers["Content-Type"] = content_type
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    with suppress(ConnectionResetError):
+    with suppress(ConnectionResetError), whole_or_broken(request, response):
         await response.prepare(request)
         async for piece in pieces:
             await response.write(piece)

@@ -70,7 +70,7 @@ class Reservation:
         reason = self._reason(error)
         if self._settled is None:
             self._settled = self._settle(self._status_of(reason), self._measure_failed(reason))
-            if not isinstance(reason, asyncio.CancelledError):
+            if not isinstance(reason, (asyncio.CancelledError, Unavailable)):  # a disk was waited for already
                 await self.settle()
         if reason is not error and reason is not None:
             raise reason from None

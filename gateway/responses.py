@@ -1,6 +1,10 @@
-"""A gateway error as the response that goes out."""
+"""Responses of the gateway's own, and what becomes of one that has begun and cannot be ended."""
 
 import secrets
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from aiohttp import web
@@ -8,7 +12,10 @@ from aiohttp import web
 from gateway.core.envelopes import ErrorAnswer, render
 from gateway.core.errors import GatewayError
 
-PROTECTING_HEADERS = {
+SERVER = "opusmax"
+"""What the `server` header says. Nobody needs to know which versions run here."""
+
+OWN_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
@@ -16,14 +23,15 @@ PROTECTING_HEADERS = {
     ),
     "cross-origin-opener-policy": "same-origin",
     "referrer-policy": "no-referrer",
+    "server": SERVER,
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
 """On everything that the gateway itself answers: nothing is cached, embedded or loaded from elsewhere, and no
 script runs. A relayed answer has the provider's headers."""
 
-SERVER = "opusmax"
-"""What the `server` header says. Nobody needs to know which versions run here."""
+
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 def error_response(error: GatewayError) -> web.Response:
@@ -42,4 +50,31 @@ def raw_error(error: GatewayError) -> bytes:
 
 def _render(error: GatewayError) -> ErrorAnswer:
     answer = render(error, f"req_{secrets.token_hex(12)}")
-    return replace(answer, headers=PROTECTING_HEADERS | answer.headers | {"server": SERVER})
+    return replace(answer, headers=OWN_HEADERS | answer.headers)
+
+
+@contextmanager
+def whole_or_broken(request: web.BaseRequest, response: web.StreamResponse) -> Iterator[None]:
+    """Once the head of an answer is out, a failure can only be shown by breaking the connection."""
+    try:
+        yield
+    except BaseException:
+        if response.prepared:
+            _break_connection(request)
+        raise
+
+
+def _break_connection(request: web.BaseRequest) -> None:
+    """Let the client see that the answer is not whole.
+
+    With chunks or a length, a close that comes too early shows. An HTTP/1.0 client takes any close for the end, so
+    it gets a reset.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    if request.version < (1, 1):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        transport.abort()
+    else:
+        transport.close()

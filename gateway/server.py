@@ -74,7 +74,8 @@ async def _serve(settings: Settings, upstream_credentials: Sequence[str]) -> int
 async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> AsyncIterator[str]:
     """A server that answers; gives its origin. At the end it refuses what is new, and lets what runs finish."""
     async with app.running(settings, upstream_credentials) as gateway:
-        runner = web.AppRunner(gateway.application, handler_cancellation=True, shutdown_timeout=0)
+        # A client that leaves must stop the upstream at once.
+        runner = web.ServerRunner(web.Server(gateway.handler, handler_cancellation=True), shutdown_timeout=0)
         await runner.setup()
         try:
             async with _accepting(settings, runner) as listener:
@@ -85,7 +86,7 @@ async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> 
 
 
 @asynccontextmanager
-async def _accepting(settings: Settings, runner: web.AppRunner) -> AsyncIterator[asyncio.Server]:
+async def _accepting(settings: Settings, runner: web.ServerRunner) -> AsyncIterator[asyncio.Server]:
     """Connections are accepted, and looked after."""
     loop = asyncio.get_running_loop()
     clients = Clients(min(settings.max_connections, process.max_streams()), settings.upload_memory_bytes)

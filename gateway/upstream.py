@@ -13,7 +13,7 @@ block itself raises passes as it is. The exchange itself: exchange.py and answer
 import asyncio
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -22,13 +22,15 @@ import msgspec
 from gateway.answer import Answer, Patience, report
 from gateway.core.errors import BadRequest, UpstreamBroke, UpstreamCredentialRefused
 from gateway.core.settings import Settings
-from gateway.core.wire import Endpoint
+from gateway.core.wire import Endpoint, answer_headers
 from gateway.exchange import Connection
 from gateway.logs import Event
 from gateway.pool import Pool
 
 __all__ = ["Answer", "Upstream"]
 
+MOST_BYTES_OF_AN_ERROR = 64 * 2**10
+"""So much of an error is looked through for our own credentials before it is passed on."""
 KEEP_ALIVE_SECONDS = 30
 """Idle connections are closed well before a provider does, so that none turns out dead when it is used."""
 MAX_LISTED_MODELS = 1_000
@@ -55,6 +57,7 @@ class Upstream:
     def __init__(self, settings: Settings, credentials: Sequence[str]) -> None:
         self._host = urlsplit(settings.anthropic_url).netloc
         self._credentials = itertools.cycle(credentials)
+        self._all_credentials = [credential.encode() for credential in credentials]
         self._pool = Pool(
             settings.anthropic_url,
             Patience(
@@ -81,7 +84,7 @@ class Upstream:
         fields = [("host", self._host), *headers, ("x-api-key", next(self._credentials))]
         if body is not None:
             fields.append(("content-length", str(len(body))))
-        return Sending(self._pool, _request_head(endpoint.method, target, fields), body or b"")
+        return Sending(self._pool, _request_head(endpoint.method, target, fields), body or b"", self._check)
 
     async def list_models(self) -> list[str]:
         """The ids of all models that the upstream offers. Raises `GatewayError`."""
@@ -99,12 +102,33 @@ class Upstream:
         except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
             raise UpstreamBroke("The provider's list of models cannot be read.") from None
 
+    async def _check(self, answer: Answer) -> None:
+        """Some answers must not reach the client: they speak to the operator, or lead elsewhere."""
+        if answer.status == 401:
+            refused = UpstreamCredentialRefused(
+                "The provider did not accept this server's own credential. Your API key is not the cause;"
+                " the administrator needs to look at it."
+            )
+            raise report(Event.UPSTREAM_CREDENTIAL_REFUSED, refused)
+        if not 200 <= answer.status < 300 and not 400 <= answer.status < 600:
+            raise report(Event.UPSTREAM_REDIRECTED, _not_passed_on())
+        if answer.status >= 400 and await self._repeats_credential(answer):
+            raise report(Event.UPSTREAM_CREDENTIAL_REPEATED, _not_passed_on())
+
+    async def _repeats_credential(self, answer: Answer) -> bool:
+        """An error may repeat what it was asked with; a proxy that is set up wrongly does."""
+        said = await answer.gather(MOST_BYTES_OF_AN_ERROR)
+        said += "\n".join(value for _, value in answer_headers(answer.headers)).encode("utf-8", "surrogateescape")
+        return any(credential in said for credential in self._all_credentials)
+
 
 class Sending:
     """One exchange, as an `async with` block that gives its answer."""
 
-    def __init__(self, pool: Pool, head: bytes, body: bytes) -> None:
+    def __init__(self, pool: Pool, head: bytes, body: bytes, check: Callable[[Answer], Awaitable[None]]) -> None:
+        """`check` raises a `GatewayError` for an answer that must not be passed on."""
         self._pool = pool
+        self._check = check
         self._head = head
         self._body = body
         self._connection: Connection | None = None
@@ -114,7 +138,7 @@ class Sending:
         body, self._body = self._body, b""  # a body is not kept beyond its sending
         try:
             answer = await self._connection.ask(self._head, body)
-            _check_status(answer.status)
+            await self._check(answer)
         except BaseException:
             self._connection.close()
             raise
@@ -141,14 +165,5 @@ def _request_head(method: str, target: str, headers: Sequence[tuple[str, str]]) 
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-def _check_status(status: int) -> None:
-    """Some answers must not reach the client: they speak to the operator, or lead elsewhere."""
-    if status == 401:
-        refused = UpstreamCredentialRefused(
-            "The provider did not accept this server's own credential. Your API key is not the cause;"
-            " the administrator needs to look at it."
-        )
-        raise report(Event.UPSTREAM_CREDENTIAL_REFUSED, refused)
-    if not 200 <= status < 300 and not 400 <= status < 600:
-        not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
-        raise report(Event.UPSTREAM_REDIRECTED, not_passed)
+def _not_passed_on() -> UpstreamBroke:
+    return UpstreamBroke("The provider gave an answer that is not passed on.")

@@ -12,7 +12,6 @@ from typing import cast
 import pytest
 from aiohttp import web
 
-from gateway.app import Handler, answering
 from gateway.clients import (
     HEAD_SECONDS,
     IDLE_SECONDS,
@@ -22,10 +21,11 @@ from gateway.clients import (
     ClientConnection,
     Clients,
 )
+from gateway.dispatch import Handler, dispatching
 from gateway.intake import LARGE_BYTES, read_body
 from tests.harness import until
 
-GET = b"GET /wait HTTP/1.1\r\nHost: here\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 MOST = 3
 UPLOADS = 3 * LARGE_BYTES
 LARGE = 2 * LARGE_BYTES
@@ -56,43 +56,43 @@ class Door:
         """What the server does when so much time has gone by."""
         self.clients.look(asyncio.get_running_loop().time() + seconds)
 
-    async def wait(self, _request: web.Request) -> web.StreamResponse:
+    async def wait(self, _request: web.BaseRequest) -> web.StreamResponse:
         await self.release.wait()
         return web.Response(text="done")
 
-    async def read(self, request: web.Request) -> web.StreamResponse:
+    async def read(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_body(request, ENDLESS_BYTES)
         await self.release.wait()
         return web.Response(text=str(len(body)))
 
-    async def refuse(self, _request: web.Request) -> web.StreamResponse:
+    async def refuse(self, _request: web.BaseRequest) -> web.StreamResponse:
         return web.Response(status=503, text="no")
 
-    async def send(self, request: web.Request) -> web.StreamResponse:
+    async def send(self, request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         for _ in range(ENDLESS_BYTES // 2**16):
             await response.write(b"x" * 2**16)
         return response
 
-    def route(self, handler: Handler) -> web.RouteDef:
-        async def counted(request: web.Request) -> web.StreamResponse:
+    def counting(self, handler: Handler) -> Handler:
+        async def counted(request: web.BaseRequest) -> web.StreamResponse:
             self.begun += 1
             try:
                 return await handler(request)
             finally:
                 self.ended += 1
 
-        return web.route("*", f"/{handler.__name__}", answering(counted))
+        return counted
 
 
 @asynccontextmanager
 async def a_door() -> AsyncIterator[Door]:
     loop = asyncio.get_running_loop()
     door = Door(Clients(MOST, UPLOADS))
-    application = web.Application()
-    application.add_routes([door.route(handler) for handler in (door.wait, door.read, door.refuse, door.send)])
-    runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0)
+    methods = {"GET": door.wait, "POST": door.read, "PUT": door.refuse, "PATCH": door.send}
+    routes = {"/": {method: door.counting(handler) for method, handler in methods.items()}}
+    runner = web.ServerRunner(web.Server(dispatching(routes), handler_cancellation=True), shutdown_timeout=0)
     await runner.setup()
     server = await loop.create_server(
         lambda: ClientConnection(door.clients, cast(web.Server, runner.server), loop), "127.0.0.1", 0
@@ -153,7 +153,7 @@ async def test_a_request_that_is_under_way_is_cut_by_no_time() -> None:
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_and_its_request_ends() -> None:
     async with a_door() as door:
-        _reader, writer = await door.connect(b"GET /send HTTP/1.1\r\nHost: here\r\n\r\n")
+        _reader, writer = await door.connect(b"PATCH / HTTP/1.1\r\nHost: here\r\n\r\n")
         await asyncio.sleep(0.1)
         door.later(UNREAD_SECONDS - 1)
         assert door.ended == 0
@@ -164,7 +164,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_and_its_request_
 
 async def test_a_client_that_takes_a_little_of_its_answer_is_served_on() -> None:
     async with a_door() as door:
-        reader, writer = await door.connect(b"GET /send HTTP/1.1\r\nHost: here\r\n\r\n")
+        reader, writer = await door.connect(b"PATCH / HTTP/1.1\r\nHost: here\r\n\r\n")
         await asyncio.sleep(0.1)
         for _ in range(100):  # until the sockets' buffers have room again, and the server can send
             await reader.read(2**18)
@@ -192,7 +192,7 @@ async def test_a_head_that_is_too_large_is_refused_in_a_word(lines: int, in_piec
 
 async def test_a_large_body_is_no_large_head_wherever_the_head_is_cut() -> None:
     body = b"x" * (2 * MAX_HEAD_BYTES)
-    sent = b"POST /read HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    sent = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     async with a_door() as door:
         door.release.set()
         reader, writer = await door.connect()
@@ -208,9 +208,7 @@ async def test_a_large_body_is_no_large_head_wherever_the_head_is_cut() -> None:
 async def test_a_body_that_nobody_wants_can_be_sent_to_its_end_and_the_answer_is_heard(size: int) -> None:
     async with a_door() as door:
         reader, writer = await door.connect()
-        writer.write(
-            b"POST /refuse HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % (size + 1) + b"x" * size
-        )
+        writer.write(b"PUT / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % (size + 1) + b"x" * size)
         await writer.drain()
         answer = await reader.readuntil(b"no")
         assert answer.startswith(b"HTTP/1.1 503")
@@ -242,10 +240,10 @@ async def test_where_all_have_a_request_under_way_a_new_connection_is_closed() -
 
 
 async def test_large_bodies_of_all_clients_share_their_memory_and_give_it_back() -> None:
-    large = b"POST /read HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % LARGE + b"x" * LARGE
-    chunked = b"POST /read HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+    large = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % LARGE + b"x" * LARGE
+    chunked = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
     chunked += b"%x\r\n" % LARGE + b"x" * LARGE + b"\r\n0\r\n\r\n"
-    small = b"POST /read HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\nsmall"
+    small = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 5\r\n\r\nsmall"
     async with a_door() as door:
         first = await door.connect(large)
         await until(lambda: door.begun == 1)

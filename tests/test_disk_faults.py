@@ -260,6 +260,7 @@ async def test_a_database_of_a_newer_version_is_refused(provider: Simulator, dat
 async def test_a_file_that_is_no_database_is_refused(provider: Simulator, tmp_path: Path) -> None:
     path = tmp_path / "opusmax.db"
     path.write_bytes(b"It is not what it seems to be. " * 300)
+    path.chmod(0o600)
     assert "cannot be used: file is not a database" in await refusal_to_start(provider, path)
     assert path.read_bytes().startswith(b"It is not")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.core.usage import Usage
 from gateway.database import connect
@@ -44,6 +45,14 @@ def row(key: KeyRow, started: int, *, output: int = 5, status: int | None = None
     )
 
 
+def is_recordable(book: Ledger, key: KeyRow) -> bool:
+    try:
+        book.check_key(key)
+    except Unavailable:
+        return False
+    return True
+
+
 async def test_a_row_that_cannot_be_written_does_not_take_the_others_with_it(database: Database) -> None:
     _, key = await database.create_key()
     async with open_ledger(database.path) as book:
@@ -56,7 +65,12 @@ async def test_a_row_that_cannot_be_written_does_not_take_the_others_with_it(dat
             book.settle(row(key.row, 4, status=200, output=9)),
         ]
         async with asyncio.timeout(5):
-            await asyncio.gather(*waits)
+            outcomes = await asyncio.gather(*waits, return_exceptions=True)
+        with pytest.raises(Unavailable):
+            book.check_key(key.row)
+        await database.edit_key(key, name="mended")
+        await until(lambda: is_recordable(book, key.row))
+    assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [False, True, True, False, False, False]
     assert [(kept.status, kept.usage.output) for kept in database.rows(key)] == [(None, 5), (200, 9)]
     assert database.query("SELECT total_requests, total_output FROM key") == [(1, 9)]
     assert database.query("SELECT requests, output FROM usage_by_hour") == [(1, 9)]

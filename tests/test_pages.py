@@ -18,7 +18,7 @@ from gateway.core.tickets import LIFETIME_MS
 from gateway.database import connect
 from gateway.forms import header_key
 from gateway.pages import ROWS_PER_PAGE
-from gateway.responses import PROTECTING_HEADERS
+from gateway.responses import OWN_HEADERS
 from tests.held_data import NOW, Site, add_request
 
 Client = TestClient[Any, Any]
@@ -135,7 +135,7 @@ async def test_a_key_in_an_address_is_refused_with_a_warning(client: Client, que
 @pytest.mark.parametrize("path", ["/", "/usage", "/privacy", "/usage?ticket=no", "/usage?key=no"])
 async def test_every_page_has_exactly_the_protecting_headers_and_no_cookie(client: Client, path: str) -> None:
     async with client.get(path) as answer:
-        assert {name: answer.headers.get(name) for name in PROTECTING_HEADERS} == PROTECTING_HEADERS
+        assert {name: answer.headers.get(name) for name in OWN_HEADERS} == OWN_HEADERS
         assert "Set-Cookie" not in answer.headers
         assert not any(name.lower().startswith("access-control") for name in answer.headers)
 
@@ -228,7 +228,7 @@ def test_two_different_keys_of_ours_are_refused_and_no_key_is_an_empty_one() -> 
 async def test_an_export_is_a_file_that_nobody_caches(site: Site, client: Client) -> None:
     _, typed = await site.add_key(1, "research")
     async with client.get("/usage.csv", headers={"x-api-key": typed}) as answer:
-        assert {name: answer.headers.get(name) for name in PROTECTING_HEADERS} == PROTECTING_HEADERS
+        assert {name: answer.headers.get(name) for name in OWN_HEADERS} == OWN_HEADERS
         assert answer.headers["Content-Disposition"] == 'attachment; filename="opusmax-usage.csv"'
         assert len((await answer.text()).splitlines()) == 1
 

@@ -11,20 +11,28 @@ from collections.abc import Mapping
 from gateway.core.errors import BadRequest
 
 MAX_HOST_LENGTH = 255
+_VERSIONS = {(1, 0), (1, 1)}
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 """A name or an address, and perhaps a port; no user, path or query."""
 
 
+class UnsafeHead(BadRequest):
+    """A head that servers read in different ways. Its connection carries no other request."""
+
+
 def check_head(target: str, version: tuple[int, int], headers: Mapping[str, str]) -> None:
-    """Raise `BadRequest` unless the target is a path, Host is a host, and the body's coding is one that we take.
+    """Raise `UnsafeHead` unless the version is one of HTTP/1, the target a path, Host a host, and the body's coding
+    one that we take.
 
     `target` is what stood in the request line, and `headers` finds names in any case.
     """
-    if not target.startswith("/"):
-        raise BadRequest("The request line must name a path, such as /v1/messages, and no other address.")
+    if version not in _VERSIONS:
+        raise UnsafeHead("HTTP/1.1 is spoken here, and HTTP/1.0.")
+    if not target.startswith("/") or "#" in target:
+        raise UnsafeHead("The request line must name a path, such as /v1/messages, and no other address.")
     host = headers.get("host", "")
     if (host or version >= (1, 1)) and not (len(host) <= MAX_HOST_LENGTH and _HOST.fullmatch(host)):
-        raise BadRequest("The Host header does not name a host.")
+        raise UnsafeHead("The Host header does not name a host.")
     coding = headers.get("transfer-encoding")
     if coding is not None and (version < (1, 1) or coding.lower() != "chunked"):
-        raise BadRequest("A request body may be sent with its length or in chunks, and in no other coding.")
+        raise UnsafeHead("A request body may be sent with its length or in chunks, and in no other coding.")

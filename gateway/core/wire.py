@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from urllib.parse import parse_qsl, unquote, urlencode
 
-from gateway.core.errors import BadRequest
+from gateway.core.errors import BadRequest, UnknownPath
 from gateway.core.keys import PREFIX
+
+MODEL_PLACE = "{model_id}"
+"""Where a path has the name of a model."""
 
 
 class Endpoint(Enum):
@@ -19,7 +22,7 @@ class Endpoint(Enum):
     MESSAGES = ("POST", "/v1/messages")
     COUNT_TOKENS = ("POST", "/v1/messages/count_tokens")
     MODELS = ("GET", "/v1/models")
-    MODEL = ("GET", "/v1/models/{model_id}")
+    MODEL = ("GET", f"/v1/models/{MODEL_PLACE}")
 
     def __init__(self, method: str, path: str) -> None:
         self.method = method
@@ -87,12 +90,16 @@ Headers = Iterable[tuple[str, str]]
 
 
 def request_headers(headers: Headers) -> list[tuple[str, str]]:
-    """Of a client's headers, those that the upstream may see; names in lower case, order and repetition kept."""
+    """Of a client's headers, those that the upstream may see; names in lower case, order and repetition kept.
+
+    Raises `BadRequest` if one of them holds an API key of ours, which is for nobody else to see.
+    """
     kept = [
         (lower, value)
         for name, value in headers
         if (lower := name.lower()) in REQUEST_HEADERS or lower.startswith(REQUEST_HEADER_PREFIXES)
     ]
+    refuse_key("\n".join([value for _, value in kept]), "another header")
     # An answer that comes compressed could not be metered without unpacking it on the way.
     kept.append(("accept-encoding", "identity"))
     return kept
@@ -116,11 +123,25 @@ def upstream_query(endpoint: Endpoint, raw_query: str) -> str:
     """
     if not raw_query:
         return ""
-    if PREFIX in unquote(raw_query):
-        raise BadRequest("The API key belongs in the x-api-key or authorization header, never in the address.")
+    refuse_key(unquote(raw_query))
     allowed = QUERY_PARAMETERS[endpoint]
     kept = [(name, value) for name, value in parse_qsl(raw_query) if name in allowed]
     for name, value in kept:
         if not _QUERY_VALUE.fullmatch(value):
             raise BadRequest(f"The query parameter {name} has a value that makes no sense.")
     return urlencode(kept)
+
+
+def model_in_path(path: str) -> str:
+    """The model's name at the end of a path. Raises `UnknownPath` for what is no name, `BadRequest` for a key."""
+    name = path.rpartition("/")[2]
+    refuse_key(name)
+    if not MODEL_ID.fullmatch(name):
+        raise UnknownPath("model: there is none with such a name.")
+    return name
+
+
+def refuse_key(text: str, place: str = "the address") -> None:
+    """Raises `BadRequest` if a key stands where others would see it."""
+    if PREFIX in text:
+        raise BadRequest(f"The API key belongs in the x-api-key or authorization header, never in {place}.")

@@ -1,0 +1,69 @@
+"""Which handler a request gets, and that it gets an answer whatever happens.
+
+What is served is a closed list, so a table is looked up and no pattern is matched: nothing that is not on the list
+reaches a handler, and no library answers in words of its own.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from gateway.clients import ClientConnection
+from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
+from gateway.core.heads import UnsafeHead, check_head
+from gateway.core.wire import MODEL_PLACE
+from gateway.logs import Event
+from gateway.responses import error_response
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Routes = Mapping[str, Mapping[str, Handler]]
+"""Path -> method -> handler."""
+
+_log = logging.getLogger("opusmax")
+
+
+def dispatching(routes: Routes) -> Handler:
+    """The one handler that aiohttp's server calls."""
+
+    async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
+        connection = ClientConnection.of(request)
+        connection.begin()
+        try:
+            response = await _answer(routes, request)
+        finally:
+            connection.end(is_read=request.content.is_eof())
+        if not request.content.is_eof():
+            response.force_close()
+        return response
+
+    return dispatch
+
+
+async def _answer(routes: Routes, request: web.BaseRequest) -> web.StreamResponse:
+    """The one place where an error becomes an answer. What is not a `GatewayError` is told as an internal error and
+    logged by its class: its text may hold what a client sent. Where an answer had begun, its connection is closed
+    already, and the response goes nowhere."""
+    try:
+        check_head(request.raw_path, request.version, request.headers)
+        return await _handler(routes, request)(request)
+    except UnsafeHead as error:
+        response = error_response(error)
+        response.force_close()  # where the next request begins is not certain
+        return response
+    except GatewayError as error:
+        return error_response(error)
+    except Exception as error:
+        _log.error(Event.HANDLER_FAILED, exc_info=error)
+        return error_response(GatewayError("Internal error of the gateway."))
+
+
+def _handler(routes: Routes, request: web.BaseRequest) -> Handler:
+    """Raises `UnknownPath` or `MethodNotAllowed`."""
+    path = request.path
+    methods = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/{MODEL_PLACE}")
+    if methods is None:
+        raise UnknownPath("There is nothing at this address.")
+    if request.method not in methods:
+        raise MethodNotAllowed("This address takes another method.")
+    return methods[request.method]
