@@ -8,12 +8,13 @@ waits for a future, and only then.
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from gateway.core.errors import GatewayError, UpstreamBroke, UpstreamTimeout
-from gateway.core.wire import Headers
+from gateway.core.wire import Headers, answer_headers
+from gateway.core.withholding import RepeatsSecret, Withholding
 from gateway.logs import Event
 
 _log = logging.getLogger("opusmax.upstream")
@@ -23,6 +24,12 @@ def report(event: Event, error: GatewayError) -> GatewayError:
     """Log what went wrong with the upstream, and return the error that tells of it."""
     _log.warning(event)
     return error
+
+
+def _repeats_secret() -> GatewayError:
+    return report(
+        Event.UPSTREAM_CREDENTIAL_REPEATED, UpstreamBroke("The provider gave an answer that is not passed on.")
+    )
 
 
 class Refused(Exception):
@@ -61,6 +68,7 @@ class Answer(AsyncIterator[bytes]):
         self._patience = patience
         self._on_taken = on_taken
         self._ends_with_connection = False
+        self._withholding: Withholding | None = None
         self._pieces: list[bytes] = []
         self._failure: Event | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -83,25 +91,42 @@ class Answer(AsyncIterator[bytes]):
     async def __anext__(self) -> bytes:
         while not self._pieces:
             if self.has_ended:
-                raise StopAsyncIteration
+                return self._rest()
             await self._progress(self._patience.silence)
         pieces, self._pieces = self._pieces, []
         self._on_taken()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        chunk = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return chunk if self._withholding is None else self._checked(chunk, self._withholding)
+
+    def _checked(self, chunk: bytes, withholding: Withholding) -> bytes:
+        try:
+            return withholding.feed(chunk)
+        except RepeatsSecret:
+            raise _repeats_secret() from None
+
+    def _rest(self) -> bytes:
+        rest = b"" if self._withholding is None else self._withholding.rest()
+        if not rest:
+            raise StopAsyncIteration
+        return rest
 
     async def arrive(self) -> None:
         """Return once the head is there. Raises `UpstreamBroke` or `UpstreamTimeout`."""
         while not self.status:
             await self._progress(self._patience.first_byte)
 
-    async def gather(self, most_bytes: int) -> bytes:
-        """The body, or at least the first `most_bytes` of it, which stay to be taken. Raises as `chunks` does."""
-        counted = size = 0
-        while not self.has_ended and size < most_bytes:
+    async def withhold(self, secrets: Sequence[bytes]) -> None:
+        """Break off before any of `secrets` can pass, in a header that is passed on or in the body.
+
+        Raises `UpstreamBroke` if one is there already when the body begins, and whatever `chunks` raises.
+        """
+        while not self._pieces and not self.has_ended:
             await self._progress(self._patience.silence)
-            size += sum(map(len, self._pieces[counted:]))
-            counted = len(self._pieces)
-        return b"".join(self._pieces)
+        said = "\n".join(value for _, value in answer_headers(self.headers)).encode("utf-8", "surrogateescape")
+        said += b"\n" + b"".join(self._pieces)
+        if any(secret in said for secret in secrets):
+            raise _repeats_secret()
+        self._withholding = Withholding(secrets)
 
     async def _progress(self, seconds: float) -> None:
         """Return when something has happened."""

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from gateway.core.errors import BadRequest, GatewayError, HeadTooLarge, Unavailable
 from gateway.logs import Event
-from gateway.responses import error_response, raw_error
+from gateway.responses import error_response, raw_error, reset_at_close
 
 MAX_HEAD_BYTES = 32 * 2**10
 HEAD_SECONDS = 10
@@ -193,6 +193,8 @@ class ClientConnection(web.RequestHandler):
     def cut(self) -> None:
         """Close the connection at once. A request that is under way ends as if its client had gone."""
         self._clients.leave(self)
+        if self._socket.get_write_buffer_size():
+            reset_at_close(self._socket)  # else the system would go on offering it the rest
         self._socket.abort()
 
     def handle_error(

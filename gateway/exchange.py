@@ -28,11 +28,14 @@ INFORMATIONAL = frozenset({100, 102, 103})
 MAX_INFORMATIONAL = 16
 READ_BUFFER_BYTES = 64 * 2**10
 """How much of an answer may wait for a slow client before the upstream is made to wait."""
+_RECEIVED = memoryview(bytearray(64 * 2**10))
+"""Where all connections receive, in turn: the parser copies out of it what it passes on, before anything else is
+received. So no larger piece is ever passed on, and connections that wait own no buffer."""
 WRITE_BYTES = 64 * 2**10
 """A request up to this size leaves in one write; a longer one in pieces, so that it is never copied as a whole."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection: exchanges one after the other, as long as all goes well."""
 
     _transport: asyncio.Transport
@@ -121,14 +124,18 @@ class Connection(asyncio.Protocol):
         self.is_open = True
         self._watch()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return _RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._answer.has_ended:
             self.close()
             return
-        self._overhead_bytes += len(data)
-        self._buffered_bytes += len(data)
+        self._overhead_bytes += nbytes
+        self._buffered_bytes += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_RECEIVED[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.close()
         if self._overhead_bytes > MAX_HEADER_BYTES:

@@ -29,6 +29,7 @@ class Pool:
         self._patience = patience
         self._idle: dict[Connection, None] = {}
         """As a stack out of whose middle lost ones can be taken."""
+        self._connecting: set[asyncio.Task[Connection]] = set()
         self._is_closed = False
 
     async def take(self) -> Connection:
@@ -37,9 +38,14 @@ class Pool:
             connection, _ = self._idle.popitem()
             if connection.is_open:
                 return connection
+        connecting = asyncio.create_task(self._connect())
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connecting.discard)
         try:
-            async with asyncio.timeout(self._patience.connect):
-                return await self._connect()
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(self._keep)
+            raise
         except (OSError, UnicodeError):
             unreachable = UpstreamUnreachable("The provider cannot be reached just now.")
             raise report(Event.UPSTREAM_UNREACHABLE, unreachable) from None
@@ -55,20 +61,30 @@ class Pool:
     async def close(self) -> None:
         """Close what is idle, and whatever is given back later."""
         self._is_closed = True
+        for connecting in self._connecting:
+            connecting.cancel()
         for connection in self._idle:
             connection.close()
         self._idle.clear()
         await asyncio.sleep(0)  # a transport lets go of its socket one turn of the loop later
 
     async def _connect(self) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._patience, self._forget),
-            self._host,
-            self._port,
-            ssl=self._tls,
-            happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
-        )
+        """A new connection. Not to be cancelled when its client leaves: asyncio would lose a socket that has just
+        been connected, and the next request can use it."""
+        async with asyncio.timeout(self._patience.connect):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(self._patience, self._forget),
+                self._host,
+                self._port,
+                ssl=self._tls,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
+            )
         return connection
+
+    def _keep(self, connecting: asyncio.Task[Connection]) -> None:
+        """Its client has left meanwhile."""
+        if not connecting.cancelled() and connecting.exception() is None:
+            self.give_back(connecting.result())
 
     def _forget(self, connection: Connection) -> None:
         self._idle.pop(connection, None)

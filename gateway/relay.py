@@ -7,6 +7,7 @@ breaks upstream breaks for the client: it is never ended as if it were whole.
 
 from collections.abc import Mapping
 from functools import partial
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -59,6 +60,8 @@ class Relay:
                 meter = meter_for(parsed.hold, answer.status, answer.content_type, answer.content_encoding)
                 limits = await reservation.begin(answer.status, meter)
                 _copy_head(answer, limits, response)
+                if answer.content_length == 0 or answer.status == HTTPStatus.NO_CONTENT:
+                    await reservation.settle()  # its head is all there is
                 await response.prepare(request)
                 await _stream(response, answer, meter, reservation)
         return response

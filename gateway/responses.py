@@ -1,5 +1,6 @@
 """Responses of the gateway's own, and what becomes of one that has begun and cannot be ended."""
 
+import asyncio
 import secrets
 import socket
 import struct
@@ -31,7 +32,7 @@ OWN_HEADERS = {
 script runs. A relayed answer has the provider's headers."""
 
 
-_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+_RESET = struct.pack("ii", 1, 0)
 
 
 def error_response(error: GatewayError) -> web.Response:
@@ -74,7 +75,12 @@ def _break_connection(request: web.BaseRequest) -> None:
     if transport is None:
         return
     if request.version < (1, 1):
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+        reset_at_close(transport)
         transport.abort()
     else:
         transport.close()
+
+
+def reset_at_close(transport: asyncio.BaseTransport) -> None:
+    """Closing the connection will reset it: what was not sent yet is dropped, and the client sees no proper end."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

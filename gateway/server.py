@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -24,6 +25,10 @@ from gateway.tasks import background
 CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
 HANDSHAKE_SECONDS = 10
 BACKLOG = 1_024
+"""How many new connections may wait in the system's queue."""
+ACCEPTED_AT_ONCE = 64
+"""In one turn of the loop. asyncio takes one figure for this and the queue, but a flood must not be taken in as a
+whole before anything is read from the connections that are there."""
 
 _log = logging.getLogger("opusmax.server")
 
@@ -79,8 +84,10 @@ async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> 
         await runner.setup()
         try:
             async with _accepting(settings, runner) as listener:
-                yield _origin(settings, listener)
-                await gateway.admission.drain(settings.drain_seconds)
+                try:
+                    yield _origin(settings, listener)
+                finally:
+                    await gateway.admission.drain(settings.drain_seconds)
         finally:
             await runner.cleanup()
 
@@ -96,8 +103,11 @@ async def _accepting(settings: Settings, runner: web.ServerRunner) -> AsyncItera
         settings.listen.port,
         ssl=_tls(settings),
         ssl_handshake_timeout=HANDSHAKE_SECONDS if settings.has_tls else None,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
     )
+    for open_socket in listener.sockets:
+        with socket.socket(fileno=os.dup(open_socket.fileno())) as same:
+            same.listen(BACKLOG)
     async with background(clients.watch()):
         try:
             yield listener

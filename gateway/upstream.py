@@ -22,15 +22,13 @@ import msgspec
 from gateway.answer import Answer, Patience, report
 from gateway.core.errors import BadRequest, UpstreamBroke, UpstreamCredentialRefused
 from gateway.core.settings import Settings
-from gateway.core.wire import Endpoint, answer_headers
+from gateway.core.wire import Endpoint
 from gateway.exchange import Connection
 from gateway.logs import Event
 from gateway.pool import Pool
 
 __all__ = ["Answer", "Upstream"]
 
-MOST_BYTES_OF_AN_ERROR = 64 * 2**10
-"""So much of an error is looked through for our own credentials before it is passed on."""
 KEEP_ALIVE_SECONDS = 30
 """Idle connections are closed well before a provider does, so that none turns out dead when it is used."""
 MAX_LISTED_MODELS = 1_000
@@ -57,7 +55,7 @@ class Upstream:
     def __init__(self, settings: Settings, credentials: Sequence[str]) -> None:
         self._host = urlsplit(settings.anthropic_url).netloc
         self._credentials = itertools.cycle(credentials)
-        self._all_credentials = [credential.encode() for credential in credentials]
+        self._secrets = [credential.encode() for credential in credentials]
         self._pool = Pool(
             settings.anthropic_url,
             Patience(
@@ -111,15 +109,10 @@ class Upstream:
             )
             raise report(Event.UPSTREAM_CREDENTIAL_REFUSED, refused)
         if not 200 <= answer.status < 300 and not 400 <= answer.status < 600:
-            raise report(Event.UPSTREAM_REDIRECTED, _not_passed_on())
-        if answer.status >= 400 and await self._repeats_credential(answer):
-            raise report(Event.UPSTREAM_CREDENTIAL_REPEATED, _not_passed_on())
-
-    async def _repeats_credential(self, answer: Answer) -> bool:
-        """An error may repeat what it was asked with; a proxy that is set up wrongly does."""
-        said = await answer.gather(MOST_BYTES_OF_AN_ERROR)
-        said += "\n".join(value for _, value in answer_headers(answer.headers)).encode("utf-8", "surrogateescape")
-        return any(credential in said for credential in self._all_credentials)
+            not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
+            raise report(Event.UPSTREAM_REDIRECTED, not_passed)
+        if answer.status >= 400:  # an error may repeat what it was asked with; a proxy that is set up wrongly does
+            await answer.withhold(self._secrets)
 
 
 class Sending:
@@ -163,7 +156,3 @@ def _request_head(method: str, target: str, headers: Sequence[tuple[str, str]]) 
         raise BadRequest("A header has a form that cannot be passed on.")
     lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers], "\r\n"]
     return "\r\n".join(lines).encode("utf-8", "surrogateescape")
-
-
-def _not_passed_on() -> UpstreamBroke:
-    return UpstreamBroke("The provider gave an answer that is not passed on.")

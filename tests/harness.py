@@ -67,12 +67,13 @@ class Database:
         self.path = path
 
     async def create_key(self, name: str = "alice", **limits: Any) -> tuple[str, Key]:
-        """A new key: its text, and its record. `budgets` are (tokens, window_ms)."""
+        """A new key: its text, and its record. `budgets` are (tokens, window_ms); `hasher` is a cheap one."""
+        hasher = limits.pop("hasher", FAST_HASHER)
         api_key = keys.mint()
         budgets = tuple(Budget(tokens=tokens, window_ms=window) for tokens, window in limits.pop("budgets", ()))
         key = Key(row=keystore.new_key_row(), name=name, created=now_ms(), budgets=budgets, **limits)
         async with database.connect(self.path) as connection:
-            await keystore.add_key(connection, key, secret_of(key, api_key))
+            await keystore.add_key(connection, key, secret_of(key, api_key, hasher))
         return api_key.text, key
 
     async def edit_key(self, key: Key, **changes: Any) -> None:
@@ -95,12 +96,12 @@ class Database:
             return connection.execute(sql, parameters).fetchall()
 
 
-def secret_of(key: Key, api_key: ApiKey) -> Secret:
+def secret_of(key: Key, api_key: ApiKey, hasher: argon2.PasswordHasher = FAST_HASHER) -> Secret:
     return Secret(
         key=key.row,
         key_id=api_key.key_id,
         prefix=api_key.prefix,
-        hash=hash_secret(api_key.secret, FAST_HASHER),
+        hash=hash_secret(api_key.secret, hasher),
         created=key.created,
     )
 
