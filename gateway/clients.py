@@ -30,10 +30,10 @@ HEAD_SECONDS = 10
 IDLE_SECONDS = 75
 """From an answer to the next request: longer than the pools of clients keep a connection."""
 UNREAD_SECONDS = 60
-"""How long a client may take nothing of an answer that waits for it."""
-DISCARD_SECONDS = 0.1
-"""The rest of a body that nobody wants is read in this time step, 256 KiB at most each: as slowly as can be for a
-client to send it all and hear its answer."""
+"""How long a client may take nothing of an answer that waits for it, here or in the system's own buffer."""
+DISCARDS_PER_SECOND = 100
+"""How often the rest of bodies that nobody wants is read, 256 KiB at most each, by all connections together: enough
+for some clients to send it all and hear their answers, and little work when there are many."""
 REFUSED_SECONDS = 2
 """For a client to read that its head was too large, before the connection is cut."""
 LOOK_SECONDS = 1
@@ -64,6 +64,7 @@ class Clients:
         self._waiting: dict[ClientConnection, None] = {}
         """Those without a request, the one that has waited longest first."""
         self._reported_at = -math.inf
+        self._next_discard_at = -math.inf
 
     async def watch(self) -> None:
         """Look every second, until cancelled."""
@@ -110,6 +111,11 @@ class Clients:
 
     def give_back_upload(self, size: int) -> None:
         self._free_upload_bytes += size
+
+    def discard_at(self, now: float) -> float:
+        """When a connection may read again what nobody wants."""
+        self._next_discard_at = max(now, self._next_discard_at + 1 / DISCARDS_PER_SECOND)
+        return self._next_discard_at
 
     def _report_full(self, now: float) -> None:
         if now >= self._reported_at + REPORT_SECONDS:
@@ -236,7 +242,7 @@ class ClientConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             self._socket.pause_reading()
-            self._loop.call_later(DISCARD_SECONDS, self._socket.resume_reading)
+            self._loop.call_at(self._clients.discard_at(self._loop.time()), self._socket.resume_reading)
         elif data and self._reads_head and self._is_head_too_large(data):
             self._refuse(HeadTooLarge(_TOO_LARGE))
         else:

@@ -15,7 +15,7 @@ from typing import cast
 from aiohttp import web
 
 from gateway import app, credentials, logs, process
-from gateway.clients import ClientConnection, Clients
+from gateway.clients import UNREAD_SECONDS, ClientConnection, Clients
 from gateway.core.errors import SettingsError
 from gateway.core.settings import Settings
 from gateway.database import DatabaseError
@@ -26,7 +26,9 @@ CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
 HANDSHAKE_SECONDS = 10
 BACKLOG = 1_024
 """How many new connections may wait in the system's queue."""
-ACCEPTED_AT_ONCE = 64
+SEND_BUFFER_BYTES = 128 * 2**10
+"""Of an answer, in the system, for a client that reads slowly; by itself the system would take some megabytes."""
+ACCEPTED_AT_ONCE = 16
 """In one turn of the loop. asyncio takes one figure for this and the queue, but a flood must not be taken in as a
 whole before anything is read from the connections that are there."""
 
@@ -105,7 +107,9 @@ async def _accepting(settings: Settings, runner: web.ServerRunner) -> AsyncItera
         ssl_handshake_timeout=HANDSHAKE_SECONDS if settings.has_tls else None,
         backlog=ACCEPTED_AT_ONCE,
     )
-    for open_socket in listener.sockets:
+    for open_socket in listener.sockets:  # what is set on it holds for the connections that it accepts
+        open_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1_000)
+        open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         with socket.socket(fileno=os.dup(open_socket.fileno())) as same:
             same.listen(BACKLOG)
     async with background(clients.watch()):

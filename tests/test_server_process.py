@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 import aiohttp
 import pytest
@@ -37,6 +38,13 @@ async def run(*arguments: str, database: Path, **environment: str) -> tuple[int,
     return child.returncode or 0, stdout.decode(), stderr.decode()
 
 
+class Provider(Protocol):
+    """Whatever stands behind the server."""
+
+    @property
+    def origin(self) -> str: ...
+
+
 class Server:
     """A running `serve`."""
 
@@ -54,7 +62,7 @@ class Server:
 
 
 @asynccontextmanager
-async def server(provider: Simulator, database: Path, *flags: str, **environment: str) -> AsyncIterator[Server]:
+async def server(provider: Provider, database: Path, *flags: str, **environment: str) -> AsyncIterator[Server]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         COMMAND_LINE,
