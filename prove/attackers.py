@@ -49,8 +49,8 @@ class Result:
 
     connections: int = 0
     answers: dict[str, int] = field(default_factory=dict)
-    """Status -> how many. "none": closed without a word. "cut": reset. "open": no sign of an end; a system that gives
-    up on a connection need not send any."""
+    """Status -> how many. "none": closed without a word. "cut": reset. "open": no sign of an end; a system that
+    gives up on a connection need not send any."""
 
 
 class Attack:

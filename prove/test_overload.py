@@ -189,7 +189,8 @@ async def test_good_clients_are_served_while_others_flood_the_server(
         "P9",
         f"{attack.kind}: {result['connections']} connections, answers {result['answers']}, rid of them after"
         f" {watch.bad_sockets_until:.1f} s; good client's p99 {1000 * late(before):.1f} ->"
-        f" {1000 * late(during):.1f} ms ({len(during)} requests, 0 failed), memory +{grown / MEBIBYTE:.0f} MiB, log {len(running.errors)} bytes",
+        f" {1000 * late(during):.1f} ms ({len(during)} requests, 0 failed), memory +{grown / MEBIBYTE:.0f} MiB,"
+        f" log {len(running.errors)} bytes",
     )
     assert after
     assert result["answers"].keys() <= attack.answers
