@@ -2,14 +2,17 @@
 
 One request, walked:
 
-    app.py          one table of routes; the one place where an error becomes an answer
+    clients.py      the connections of clients: how many, how long, how much (core/heads.py: in what form)
+    dispatch.py     one table of routes, made in app.py; the one place where an error becomes an answer (responses.py)
     auth.py         whose key is it? (hashing.py proves it, keystore.py has the records)
-    core/parsing.py what the limits need to know of the body (core/estimate.py: how large is it?)
+    intake.py       the body, in good time and within the memory that there is
+    core/parsing.py what the limits need to know of it (core/estimate.py: how large is it? core/openai_parsing.py)
     admission.py    is there room? (core/limits.py decides, history.py derives the limits from the ledger)
     reservation.py  what a running request holds, until it is settled
+    upstreams.py    who takes it (core/routing.py decides)
     upstream.py     the only outgoing HTTP (core/wire.py: which headers cross; pool.py, exchange.py, answer.py: how)
-    relay.py        the straight path: stream, meter, settle, last bytes
-    core/metering.py bytes -> usage (core/sse.py: bytes -> events; core/anthropic.py: events -> counts)
+    relay.py        the straight path: stream, meter, settle, last bytes (lookups.py: what is free)
+    core/metering.py bytes -> usage (core/sse.py: bytes -> events; core/anthropic.py, openai.py: events -> counts)
     ledger.py       the one writer: rows in, shared commits
 
 Around it: server.py and process.py run it, logs.py cannot leak, pages.py shows people what is held about their key,

@@ -17,7 +17,8 @@ from gateway.core.errors import BudgetExceeded, InvalidKey, LimitExceeded, Model
 from gateway.core.limits import KeyLimits
 from gateway.core.lookups import LookupPace
 from gateway.core.parsing import ParsedRequest
-from gateway.core.ratelimits import anthropic_headers
+from gateway.core.protocols import Protocol
+from gateway.core.ratelimits import limit_headers
 from gateway.core.records import Key, KeyRow, Refusal
 from gateway.core.refusals import Signpost, explain
 from gateway.core.status import LimitsStatus
@@ -110,10 +111,10 @@ class Admission:
                 refusal=Refusal.MODEL,
             )
 
-    def reserve(self, key: Key, parsed: ParsedRequest) -> Reservation:
+    def reserve(self, key: Key, parsed: ParsedRequest, protocol: Protocol) -> Reservation:
         """Take what the request may use at most, or raise the error that says why not and until when.
 
-        The key is `ready`.
+        The key is `ready`. `protocol` says how the headers are called that tell of its limits.
         """
         self.check_open()
         self._ledger.check_key(key.row)
@@ -125,11 +126,12 @@ class Admission:
             self._ledger.count_refusal(key.row, denial.refusal)
             error = explain(denial, parsed.hold, key, now_ms, self._signpost)
             by_budget = isinstance(error, BudgetExceeded)
-            error.headers.update(anthropic_headers(limits.status(now_ms), now_ms, with_windows=by_budget))
+            error.headers.update(limit_headers(protocol, limits.status(now_ms), now_ms, with_windows=by_budget))
             raise error
         return Reservation(
             limits,
             parsed,
+            protocol,
             start=self._next_start(now_ms),
             clock=self._clock,
             ledger=self._ledger,

@@ -60,6 +60,8 @@ class Answer(AsyncIterator[bytes]):
         self.content_type = ""
         self.content_encoding = ""
         self.content_length: int | None = None
+        self.tells_spliced_usage = False
+        """It was asked for its usage by the gateway and not by its client, who must not see it."""
         self.has_ended = False
         """Whether the upstream has sent all of it."""
         self.deadline = math.inf

@@ -1,4 +1,4 @@
-"""The application: one table of routes, one place where an error becomes an answer, one start and one stop."""
+"""The application: its parts put together, one table of routes, one start and one stop."""
 
 import asyncio
 import logging
@@ -19,15 +19,17 @@ from gateway.clock import Clock
 from gateway.core.records import Key
 from gateway.core.refusals import Signpost
 from gateway.core.settings import Settings
+from gateway.core.upstreams import Access
 from gateway.core.wire import Endpoint
 from gateway.dispatch import Handler, Routes, dispatching
 from gateway.ledger import Ledger
 from gateway.logs import Event
+from gateway.lookups import Lookups
 from gateway.pages import Pages
 from gateway.relay import Relay
 from gateway.responses import OWN_HEADERS
 from gateway.tasks import background
-from gateway.upstream import Upstream
+from gateway.upstreams import Upstreams
 
 ERASURE_LOOK_SECONDS = 2
 """How often the server looks for an erasure that nobody finishes."""
@@ -47,7 +49,7 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterator[Gateway]:
+async def running(settings: Settings, accesses: Sequence[Access]) -> AsyncIterator[Gateway]:
     """The application with everything behind it: database, ledger, upstream. Stops in the opposite order.
 
     Raises `DatabaseError` where the database cannot be used or belongs to another server.
@@ -58,9 +60,9 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         writer, reader, janitor = [await stack.enter_async_context(database.connect(path)) for _ in range(3)]
         clock = await _take_over(writer, path)
         signpost = Signpost(usage_url=f"{settings.origin}/usage", contact=settings.contact)
-        upstream = Upstream(settings, credentials)
-        stack.push_async_callback(upstream.close)
-        catalog = Catalog(settings.models, upstream.list_models)
+        upstreams = Upstreams(accesses, clock)
+        stack.push_async_callback(upstreams.close)
+        catalog = Catalog(settings.models, upstreams.refresh_lists)
 
         async def follow(connection: aiosqlite.Connection) -> None:
             directory = await keystore.read_directory(connection)
@@ -80,7 +82,8 @@ async def running(settings: Settings, credentials: Sequence[str]) -> AsyncIterat
         yield Gateway(
             handler=dispatching(
                 _routes(
-                    Relay(settings, authenticator, admission, upstream),
+                    Relay(settings, authenticator, admission, upstreams),
+                    Lookups(settings, authenticator, admission, upstreams),
                     _pages(settings, reader, authenticator, admission, clock),
                     admission,
                 )
@@ -162,13 +165,13 @@ async def _finish_erasure(connection: aiosqlite.Connection, path: Path) -> None:
         _log.error(Event.ERASURE_FAILING, exc_info=error)
 
 
-def _routes(relay: Relay, pages: Pages, admission: Admission) -> Routes:
+def _routes(relay: Relay, lookups: Lookups, pages: Pages, admission: Admission) -> Routes:
     """Everything that is answered; every other method is 405, and every other path 404."""
     relayed: dict[Endpoint, Handler] = {
-        Endpoint.MESSAGES: relay.messages,
-        Endpoint.COUNT_TOKENS: relay.count_tokens,
-        Endpoint.MODELS: relay.models,
-        Endpoint.MODEL: relay.model,
+        **relay.handlers(),
+        Endpoint.COUNT_TOKENS: lookups.count_tokens,
+        Endpoint.MODELS: lookups.models,
+        Endpoint.MODEL: lookups.model,
     }
     return {
         **{path: {endpoint.method: handler} for endpoint, handler in relayed.items() for path in endpoint.paths},

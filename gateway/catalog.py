@@ -20,6 +20,7 @@ MIN_REFRESH_SECONDS = 60
 MOST_NAMES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 """What models are called. What an upstream lists otherwise is not learned: it could be any text."""
+_log = logging.getLogger("opusmax.catalog")
 _DATE_SUFFIX = re.compile(r"-20\d{6}$", re.ASCII)
 
 
@@ -49,8 +50,8 @@ class Catalog:
         while True:
             try:
                 self.learn(await self._fetch_ids())
-            except GatewayError as error:
-                logging.getLogger("opusmax.catalog").warning(Event.MODELS_NOT_LISTED, exc_info=error)
+            except GatewayError:
+                _log.warning(Event.MODELS_NOT_LISTED)
             self._unknown_served.clear()
             await asyncio.sleep(MIN_REFRESH_SECONDS)
             try:

@@ -19,6 +19,7 @@ import aiohttp
 from gateway import logs, process, server
 from gateway.admin_texts import paste_lines
 from gateway.core.settings import Settings
+from gateway.credentials import open_upstreams
 from gateway.simulator import MODELS, Script, Simulator
 
 PORT = 8080
@@ -48,7 +49,8 @@ async def _demo(database: Path) -> int:
         settings = Settings.load(
             {"database": str(database), "anthropic_url": provider.origin, "listen": f"127.0.0.1:{_free_port()}"}, {}
         )
-        async with server.listening(settings, [credential]) as origin:
+        accesses = open_upstreams(settings, {"ANTHROPIC_API_KEY": credential})
+        async with server.listening(settings, accesses) as origin:
             _say(f"3. The gateway serves at {origin}. One streamed answer through it, as it arrives:\n")
             await _show_answer(origin, key)
             _say(f"\n4. Open {origin}/usage and type the key: the request above is on it.")

@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.clients import ClientConnection
 from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
 from gateway.core.heads import UnsafeHead, check_head
-from gateway.core.wire import MODEL_PLACE
+from gateway.core.wire import MODEL_PLACE, protocol_of
 from gateway.logs import Event
 from gateway.responses import error_response
 
@@ -48,14 +48,15 @@ async def _answer(routes: Routes, request: web.BaseRequest) -> web.StreamRespons
         check_head(request.raw_path, request.version, request.headers)
         return await _handler(routes, request)(request)
     except UnsafeHead as error:
-        response = error_response(error)
+        response = error_response(error, protocol_of(request.path, request.headers))
         response.force_close()  # where the next request begins is not certain
         return response
     except GatewayError as error:
-        return error_response(error)
+        return error_response(error, protocol_of(request.path, request.headers))
     except Exception as error:
         _log.error(Event.HANDLER_FAILED, exc_info=error)
-        return error_response(GatewayError("Internal error of the gateway."))
+        failure = GatewayError("Internal error of the gateway.")
+        return error_response(failure, protocol_of(request.path, request.headers))
 
 
 def _handler(routes: Routes, request: web.BaseRequest) -> Handler:

@@ -14,7 +14,8 @@ from gateway.core.errors import ClientLeft, GatewayError, Unavailable
 from gateway.core.limits import KeyLimits
 from gateway.core.metering import Measurement, Meter, unanswered
 from gateway.core.parsing import ParsedRequest
-from gateway.core.ratelimits import anthropic_headers
+from gateway.core.protocols import Protocol
+from gateway.core.ratelimits import limit_headers
 from gateway.core.records import UNKNOWN_MODEL, LedgerRow
 from gateway.core.usage import NO_USAGE, Usage
 from gateway.ledger import Ledger
@@ -33,6 +34,7 @@ class Reservation:
         self,
         limits: KeyLimits,
         parsed: ParsedRequest,
+        protocol: Protocol,
         *,
         start: tuple[int, int],
         clock: Clock,
@@ -46,6 +48,7 @@ class Reservation:
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self._limits = limits
         self._parsed = parsed
+        self._protocol = protocol
         self._started, self._sequence = start
         self._clock = clock
         self._ledger = ledger
@@ -85,7 +88,8 @@ class Reservation:
         self._meter = meter
         await _committed(self._opened)
         now_ms = self._clock.now_ms()
-        return anthropic_headers(self._limits.status(now_ms), now_ms, with_windows=self._has_succeeded)
+        status = self._limits.status(now_ms)
+        return limit_headers(self._protocol, status, now_ms, with_windows=self._has_succeeded)
 
     async def settle(self) -> None:
         """The answer is whole: count what it used, and return once that cannot be lost any more.

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway.core.envelopes import ErrorAnswer, render
 from gateway.core.errors import GatewayError
+from gateway.core.protocols import Protocol
 
 SERVER = "opusmax"
 """What the `server` header says. Nobody needs to know which versions run here."""
@@ -35,22 +36,22 @@ script runs. A relayed answer has the provider's headers."""
 _RESET = struct.pack("ii", 1, 0)
 
 
-def error_response(error: GatewayError) -> web.Response:
+def error_response(error: GatewayError, protocol: Protocol = Protocol.ANTHROPIC) -> web.Response:
     """The response in the protocol's own form, under a request id of its own."""
-    answer = _render(error)
+    answer = _render(error, protocol)
     return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
 
 def raw_error(error: GatewayError) -> bytes:
     """The same as bytes, for a connection on which no request was understood. They announce its end."""
-    answer = _render(error)
+    answer = _render(error, Protocol.ANTHROPIC)
     headers = answer.headers | {"content-length": str(len(answer.body)), "connection": "close"}
     lines = [f"HTTP/1.1 {answer.status} ", *[f"{name}: {value}" for name, value in headers.items()], "\r\n"]
     return "\r\n".join(lines).encode("ascii") + answer.body
 
 
-def _render(error: GatewayError) -> ErrorAnswer:
-    answer = render(error, f"req_{secrets.token_hex(12)}")
+def _render(error: GatewayError, protocol: Protocol) -> ErrorAnswer:
+    answer = render(error, f"req_{secrets.token_hex(12)}", protocol)
     return replace(answer, headers=OWN_HEADERS | answer.headers)
 
 

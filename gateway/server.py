@@ -14,15 +14,16 @@ from typing import cast
 
 from aiohttp import web
 
-from gateway import app, credentials, logs, process
+from gateway import app, logs, process
 from gateway.clients import UNREAD_SECONDS, ClientConnection, Clients
 from gateway.core.errors import SettingsError
 from gateway.core.settings import Settings
+from gateway.core.upstreams import Access
+from gateway.credentials import open_upstreams
 from gateway.database import DatabaseError
 from gateway.logs import Event
 from gateway.tasks import background
 
-CREDENTIAL_VARIABLE = "ANTHROPIC_API_KEY"
 HANDSHAKE_SECONDS = 10
 BACKLOG = 1_024
 """How many new connections may wait in the system's queue."""
@@ -44,7 +45,7 @@ def serve(settings: Settings) -> int:
         process.refuse_leaking_environment(os.environ)
         process.require_safe_aiohttp()
         process.require_private_files(Path(settings.database))
-        return asyncio.run(_serve(settings, _credentials()))
+        return asyncio.run(_serve(settings, open_upstreams(settings, os.environ)))
     except (SettingsError, DatabaseError) as error:
         sys.stderr.write(f"opusmax: {error}\n")
     except OSError as error:
@@ -53,22 +54,12 @@ def serve(settings: Settings) -> int:
     return 1
 
 
-def _credentials() -> Sequence[str]:
-    found = credentials.read(CREDENTIAL_VARIABLE, os.environ)
-    if not found:
-        raise SettingsError(
-            f"no credential for the provider: set {CREDENTIAL_VARIABLE}, or {CREDENTIAL_VARIABLE}_FILE to a file"
-            " that holds it (to look around without one: opusmax.py demo)"
-        )
-    return found
-
-
-async def _serve(settings: Settings, upstream_credentials: Sequence[str]) -> int:
+async def _serve(settings: Settings, accesses: Sequence[Access]) -> int:
     logs.install_on_loop(asyncio.get_running_loop())
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with listening(settings, upstream_credentials) as origin:
+    async with listening(settings, accesses) as origin:
         sys.stderr.write(f"opusmax: serving on {origin}\n")
         _log.info(Event.SERVER_STARTED)
         await stop.wait()
@@ -78,9 +69,9 @@ async def _serve(settings: Settings, upstream_credentials: Sequence[str]) -> int
 
 
 @asynccontextmanager
-async def listening(settings: Settings, upstream_credentials: Sequence[str]) -> AsyncIterator[str]:
+async def listening(settings: Settings, accesses: Sequence[Access]) -> AsyncIterator[str]:
     """A server that answers; gives its origin. At the end it refuses what is new, and lets what runs finish."""
-    async with app.running(settings, upstream_credentials) as gateway:
+    async with app.running(settings, accesses) as gateway:
         # A client that leaves must stop the upstream at once.
         runner = web.ServerRunner(web.Server(gateway.handler, handler_cancellation=True), shutdown_timeout=0)
         await runner.setup()

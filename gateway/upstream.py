@@ -1,28 +1,27 @@
-"""The only outgoing HTTP: one request to the configured origin, and its answer as it comes.
+"""The only outgoing HTTP: one request to a provider, and its answer as it comes.
 
     async with upstream.send(Endpoint.MESSAGES, headers, query, body) as answer:
         answer.status, answer.headers
         async for chunk in answer.chunks(): ...
 
 Scheme, host and path are constants. No redirects, no proxies out of the environment, no cookies, nothing unpacked,
-nothing tried twice once a byte may have been processed. Leaving the block before the answer's end closes the
-connection, so that the upstream stops working. Whatever goes wrong with the upstream is a `GatewayError`; what the
-block itself raises passes as it is. The exchange itself: exchange.py and answer.py; its connections: pool.py.
+nothing tried twice. Leaving the block before the answer's end closes the connection, so that the upstream stops
+working. Whatever goes wrong with the upstream is a `GatewayError`; what the block itself raises passes as it is.
+The exchange itself: exchange.py and answer.py; its connections: pool.py. Which upstream is asked: upstreams.py.
 """
 
 import asyncio
-import itertools
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
-import msgspec
-
 from gateway.answer import Answer, Patience, report
 from gateway.core.errors import BadRequest, UpstreamBroke, UpstreamCredentialRefused
-from gateway.core.settings import Settings
-from gateway.core.wire import Endpoint
+from gateway.core.listing import ListedModel, read_list
+from gateway.core.protocols import Protocol
+from gateway.core.upstreams import Access
+from gateway.core.wire import MODEL_PLACE, Endpoint
 from gateway.exchange import Connection
 from gateway.logs import Event
 from gateway.pool import Pool
@@ -35,33 +34,34 @@ MAX_LISTED_MODELS = 1_000
 MODELS_TIMEOUT_SECONDS = 20
 MAX_MODEL_LIST_BYTES = 16 * 2**20
 
-_OWN_HEADERS = (("anthropic-version", "2023-06-01"), ("accept-encoding", "identity"))
+_OWN_HEADERS = {
+    Protocol.ANTHROPIC: (("anthropic-version", "2023-06-01"), ("accept-encoding", "identity")),
+    Protocol.OPENAI: (("accept-encoding", "identity"),),
+}
+_LIST_QUERY = {Protocol.ANTHROPIC: f"limit={MAX_LISTED_MODELS}", Protocol.OPENAI: ""}
 _HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _TARGET = re.compile(r"/[!-~]*", re.ASCII)
 _LINE_BREAKERS = re.compile(r"[\r\n\0]")
 
-
-class _ListedModel(msgspec.Struct):
-    id: str
-
-
-class _ModelList(msgspec.Struct):
-    data: list[_ListedModel]
+Headers = Sequence[tuple[str, str]]
 
 
 class Upstream:
-    """The provider."""
+    """A provider."""
 
-    def __init__(self, settings: Settings, credentials: Sequence[str]) -> None:
-        self._host = urlsplit(settings.anthropic_url).netloc
-        self._credentials = itertools.cycle(credentials)
-        self._secrets = [credential.encode() for credential in credentials]
+    def __init__(self, access: Access) -> None:
+        self.settings = access.upstream
+        timeouts = self.settings.timeouts
+        self._host = urlsplit(self.settings.url).netloc
+        self._own_headers = dict(self.settings.headers)
+        self._credentials = access.credentials
+        self._secrets = [credential.encode() for credential in access.credentials if credential]
         self._pool = Pool(
-            settings.anthropic_url,
+            self.settings.origin,
             Patience(
-                connect=settings.connect_timeout_seconds,
-                first_byte=settings.first_byte_timeout_seconds,
-                silence=settings.silence_timeout_seconds,
+                connect=timeouts.connect_seconds,
+                first_byte=timeouts.first_byte_seconds,
+                silence=timeouts.silence_seconds,
                 idle=KEEP_ALIVE_SECONDS,
             ),
         )
@@ -72,42 +72,58 @@ class Upstream:
     def send(
         self,
         endpoint: Endpoint,
-        headers: Sequence[tuple[str, str]],
+        headers: Headers,
         query: str = "",
         body: bytes | None = None,
         model_id: str = "",
+        credential: int = 0,
     ) -> "Sending":
-        """Send a request with the operator's credential. Raises a `GatewayError` for whatever fails."""
-        target = endpoint.path.format(model_id=model_id) + (query and f"?{query}")
-        fields = [("host", self._host), *headers, ("x-api-key", next(self._credentials))]
+        """Send a request with one of the operator's credentials, by its place. Raises a `GatewayError` for whatever
+        fails."""
+        path = self.settings.base_path + endpoint.path.removeprefix("/v1").replace(MODEL_PLACE, model_id)
+        fields = [("host", self._host), *self._headers(headers), *self._credential_header(credential)]
         if body is not None:
             fields.append(("content-length", str(len(body))))
-        return Sending(self._pool, _request_head(endpoint.method, target, fields), body or b"", self._check)
+        head = _request_head(endpoint.method, path + (query and f"?{query}"), fields)
+        return Sending(self._pool, head, body or b"", self._check)
 
-    async def list_models(self) -> list[str]:
-        """The ids of all models that the upstream offers. Raises `GatewayError`."""
+    async def list_models(self) -> tuple[ListedModel, ...]:
+        """All models that it offers. Raises `GatewayError`."""
+        protocol = self.settings.protocol
         body = bytearray()
         try:
             async with (
                 asyncio.timeout(MODELS_TIMEOUT_SECONDS),
-                self.send(Endpoint.MODELS, _OWN_HEADERS, f"limit={MAX_LISTED_MODELS}") as answer,
+                self.send(Endpoint.MODELS, _OWN_HEADERS[protocol], _LIST_QUERY[protocol]) as answer,
             ):
                 async for chunk in answer.chunks():
                     body += chunk
                     if len(body) > MAX_MODEL_LIST_BYTES:
                         break
-            return [model.id for model in msgspec.json.decode(body, type=_ModelList).data]
-        except (TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+            return read_list(bytes(body), protocol)
+        except (TimeoutError, ValueError):
             raise UpstreamBroke("The provider's list of models cannot be read.") from None
+
+    def _headers(self, headers: Headers) -> Headers:
+        """The client's, but for those that the operator sets."""
+        if not self._own_headers:
+            return headers
+        kept = [(name, value) for name, value in headers if name not in self._own_headers]
+        return [*kept, *self._own_headers.items()]
+
+    def _credential_header(self, place: int) -> Headers:
+        credential, name = self._credentials[place], self.settings.credential_header
+        if not credential:
+            return ()
+        return ((name, f"Bearer {credential}" if name == "authorization" else credential),)
 
     async def _check(self, answer: Answer) -> None:
         """Some answers must not reach the client: they speak to the operator, or lead elsewhere."""
         if answer.status == 401:
-            refused = UpstreamCredentialRefused(
+            raise UpstreamCredentialRefused(
                 "The provider did not accept this server's own credential. Your API key is not the cause;"
                 " the administrator needs to look at it."
             )
-            raise report(Event.UPSTREAM_CREDENTIAL_REFUSED, refused)
         if not 200 <= answer.status < 300 and not 400 <= answer.status < 600:
             not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
             raise report(Event.UPSTREAM_REDIRECTED, not_passed)
@@ -144,7 +160,7 @@ class Sending:
             self._pool.give_back(self._connection)
 
 
-def _request_head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
+def _request_head(method: str, target: str, headers: Headers) -> bytes:
     """The head of a request. Raises `BadRequest` for anything that would change its shape.
 
     Bytes beyond ASCII leave as they came to the server, which reads header values in the same way.

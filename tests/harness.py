@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,13 @@ from gateway.core.keys import ApiKey
 from gateway.core.records import Budget, Key, Secret
 from gateway.core.settings import Settings
 from gateway.core.usage import Usage
+from gateway.credentials import open_upstreams
 from gateway.hashing import hash_secret
 from gateway.simulator import MODELS, Simulator
 
 OPERATOR_CREDENTIAL = "the-operators-own-credential"
+CREDENTIALS = {"ANTHROPIC_API_KEY": OPERATOR_CREDENTIAL}
+ALL_CREDENTIALS = CREDENTIALS | {"OPENAI_API_KEY": OPERATOR_CREDENTIAL}
 MODEL = MODELS[0]
 FAST_HASHER = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """The cheapest there is: the tests are not about guessing."""
@@ -107,8 +110,11 @@ def secret_of(key: Key, api_key: ApiKey, hasher: argon2.PasswordHasher = FAST_HA
 
 
 @asynccontextmanager
-async def serving(provider: Simulator, path: Path, **settings: object) -> AsyncIterator[str]:
-    """A gateway in front of `provider`; gives its origin."""
-    flags = {"database": str(path), "anthropic_url": provider.origin, "listen": "127.0.0.1:0"} | settings
-    async with server.listening(Settings.load(flags, {}), [OPERATOR_CREDENTIAL]) as origin:
+async def serving(
+    provider: Simulator, path: Path, credentials: Mapping[str, str] = CREDENTIALS, **settings: object
+) -> AsyncIterator[str]:
+    """A gateway in front of `provider`, which it has `credentials` for; gives its origin."""
+    places = {"anthropic_url": provider.origin, "openai_url": provider.origin, "listen": "127.0.0.1:0"}
+    loaded = Settings.load({"database": str(path)} | places | settings, {})
+    async with server.listening(loaded, open_upstreams(loaded, credentials)) as origin:
         yield origin

@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
+from gateway.core.protocols import Protocol
 from gateway.core.settings import Settings
+from gateway.core.upstreams import Access, plain_upstream
 from gateway.core.wire import Endpoint
 from gateway.upstream import Upstream
 
@@ -122,7 +124,9 @@ async def between(
 
 
 def upstream_at(origin: str, **settings: Any) -> Upstream:
-    return Upstream(replace(Settings(), anthropic_url=origin, **settings), ["the-credential"])
+    timeouts = replace(Settings(), **settings).timeouts
+    plain = plain_upstream(Protocol.ANTHROPIC, origin, timeouts)
+    return Upstream(Access(upstream=plain, credentials=("the-credential",)))
 
 
 async def collect(upstream: Upstream, body: bytes = b"{}", into: bytearray | None = None) -> bytes:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.anthropic import MOST_BELIEVED_TOKENS
+from gateway.core.anthropic import MessageStream, read_message
+from gateway.core.counts import MOST_BELIEVED_TOKENS
 from gateway.core.limits import Hold
 from gateway.core.metering import (
     MAX_JSON_BYTES,
@@ -87,11 +88,11 @@ def measure(meter: Meter, chunks: Iterable[bytes], *, ended: bool = False) -> Me
 
 
 def measure_stream(*events: Event) -> Measurement:
-    return measure(StreamMeter(HOLD), [spell_all(events)])
+    return measure(StreamMeter(HOLD, MessageStream()), [spell_all(events)])
 
 
 def measure_json(body: object, *, ended: bool = True) -> Measurement:
-    return measure(JsonMeter(HOLD), [json.dumps(body).encode()], ended=ended)
+    return measure(JsonMeter(HOLD, read_message), [json.dumps(body).encode()], ended=ended)
 
 
 # Events out of bytes
@@ -171,16 +172,16 @@ def test_a_byte_order_mark_at_the_start_of_a_stream_is_no_part_of_it() -> None:
 def test_a_stream_cut_at_any_byte_is_measured_the_same(line_end: bytes, spacing: tuple[str, str]) -> None:
     whole = spell_all(WHOLE, line_end, spacing)
     for place in range(len(whole) + 1):
-        meter = StreamMeter(HOLD)
+        meter = StreamMeter(HOLD, MessageStream())
         assert measure(meter, cuts(whole, [place])) == Measurement(WHOLE_USAGE, estimated=False)
         assert meter.is_complete
-    assert measure(StreamMeter(HOLD), cuts(whole, range(len(whole)))).usage == WHOLE_USAGE
+    assert measure(StreamMeter(HOLD, MessageStream()), cuts(whole, range(len(whole)))).usage == WHOLE_USAGE
 
 
 @pytest.mark.parametrize("line_end", LINE_ENDS)
 def test_a_stream_is_complete_once_its_terminal_event_is_and_not_before(line_end: bytes) -> None:
     whole = spell_all(WHOLE, line_end)
-    meter = StreamMeter(HOLD)
+    meter = StreamMeter(HOLD, MessageStream())
     seen = []
     for chunk in cuts(whole, range(len(whole))):
         meter.feed(chunk)
@@ -200,7 +201,7 @@ def test_a_stream_is_complete_once_its_terminal_event_is_and_not_before(line_end
     ],
 )
 def test_nothing_that_a_model_says_ends_a_stream(event: Event) -> None:
-    meter = StreamMeter(HOLD)
+    meter = StreamMeter(HOLD, MessageStream())
     measure(meter, [spell_all([*WHOLE[:3], event])])
     assert not meter.is_complete
     assert measure(meter, [spell_all(WHOLE[3:])]) == Measurement(WHOLE_USAGE, estimated=False)
@@ -208,7 +209,7 @@ def test_nothing_that_a_model_says_ends_a_stream(event: Event) -> None:
 
 
 def test_a_terminal_event_ends_a_stream_whatever_else_stands_in_it() -> None:
-    meter = StreamMeter(HOLD)
+    meter = StreamMeter(HOLD, MessageStream())
     meter.feed(spell(STOP | {"usage": {"output_tokens": 5}}))
     assert meter.is_complete
 
@@ -285,13 +286,13 @@ def test_iterations_go_on_counting_when_a_later_event_leaves_them_out() -> None:
 def test_a_count_that_makes_no_sense_is_passed_over_alone(written: str, believed: int | None) -> None:
     """The counts beside it hold, and a count from before stays in force."""
     odd = delta(input_tokens=40, output_tokens="ODD")
-    meter = StreamMeter(HOLD)
+    meter = StreamMeter(HOLD, MessageStream())
     meter.feed(spell(start(input_tokens=25, output_tokens=3)))
     meter.feed(spell(odd).replace(b'"ODD"', written.encode()))
     expected = Usage(input=40, output=3 if believed is None else believed)
     assert meter.measure(ended=True) == Measurement(expected, estimated=False)
     body = json.dumps({"usage": {"input_tokens": 40, "output_tokens": "ODD"}}).replace('"ODD"', written)
-    in_json = measure(JsonMeter(HOLD), [body.encode()], ended=True)
+    in_json = measure(JsonMeter(HOLD, read_message), [body.encode()], ended=True)
     assert in_json.usage.input == 40
     assert in_json.estimated == (believed is None)
 
@@ -334,7 +335,7 @@ def test_a_stream_without_counts_is_estimated(events: list[Event]) -> None:
     "data", [b"[DONE]", b"", b"{", b'"usage"', b'{"usage"', b"\xff\xfe", b'{"usage":' + b"[" * 9_999]
 )
 def test_data_that_is_no_event_is_passed_over(data: bytes) -> None:
-    meter = StreamMeter(HOLD)
+    meter = StreamMeter(HOLD, MessageStream())
     assert (
         measure(meter, [spell_all(WHOLE[:5]), b"data: " + data + b"\n\n", spell_all(WHOLE[5:])]).usage
         == WHOLE_USAGE
@@ -350,7 +351,7 @@ def test_text_that_came_before_a_cut_counts_four_bytes_a_token(spacing: tuple[st
     spelled = spell_all(
         [start(input_tokens=25, cache_read_input_tokens=100), *[text("abcd" * 6)] * 10], b"\n", spacing
     )
-    measured = measure(StreamMeter(HOLD), [spelled])
+    measured = measure(StreamMeter(HOLD, MessageStream()), [spelled])
     assert measured.estimated
     assert (measured.usage.input, measured.usage.cache_read) == (25, 100)
     assert 60 <= measured.usage.output <= 120
@@ -427,7 +428,7 @@ def test_a_stream_cut_anywhere_is_charged_no_less_than_it_reported_and_no_more_t
     spelled = [spell(event, line_end, spacing) for event in events]
     whole = b"".join(spelled)
     arrived = whole[: max(0, len(whole) - lost)]
-    measured = measure(StreamMeter(taken), cuts(arrived, places))
+    measured = measure(StreamMeter(taken, MessageStream()), cuts(arrived, places))
     seen = len(events_of(arrived))
     counts = reported_by(events[:seen])
     reported = Usage(
@@ -446,7 +447,10 @@ def test_a_stream_cut_anywhere_is_charged_no_less_than_it_reported_and_no_more_t
 @pytest.mark.parametrize("line_end", LINE_ENDS)
 def test_a_stream_cut_at_any_event_is_charged_what_it_reported_until_then(line_end: bytes) -> None:
     spelled = [spell(event, line_end) for event in WHOLE]
-    charges = [measure(StreamMeter(HOLD), spelled[:count]).usage.charge for count in range(len(spelled) + 1)]
+    charges = [
+        measure(StreamMeter(HOLD, MessageStream()), spelled[:count]).usage.charge
+        for count in range(len(spelled) + 1)
+    ]
     before_start, after_start, final = HOLD.input, 25 + 7 + 101 + 1, WHOLE_USAGE.charge
     assert charges[0] == before_start
     assert charges[1] == after_start
@@ -470,7 +474,7 @@ def test_a_message_is_measured_by_its_own_counts_wherever_it_is_cut() -> None:
     for spacing in SPACINGS:
         body = json.dumps({"id": "msg_1", "content": content, "usage": usage}, separators=spacing).encode()
         for place in range(len(body)):
-            measured = measure(JsonMeter(HOLD), cuts(body, [place]), ended=True)
+            measured = measure(JsonMeter(HOLD, read_message), cuts(body, [place]), ended=True)
             assert measured == Measurement(WHOLE_USAGE, estimated=False)
 
 
@@ -490,22 +494,24 @@ def test_a_message_is_measured_by_its_own_counts_wherever_it_is_cut() -> None:
     ],
 )
 def test_a_message_without_counts_is_estimated_by_its_length(body: bytes) -> None:
-    measured = measure(JsonMeter(HOLD), [body], ended=True)
+    measured = measure(JsonMeter(HOLD, read_message), [body], ended=True)
     output = min(HOLD.output, -(-len(body) // 4))
     assert measured == Measurement(Usage(input=HOLD.input, output=output), estimated=True)
 
 
 def test_a_message_that_broke_off_is_estimated_and_never_above_its_hold() -> None:
-    short = measure(JsonMeter(HOLD), [b"x" * 400])
+    short = measure(JsonMeter(HOLD, read_message), [b"x" * 400])
     assert short == Measurement(Usage(input=HOLD.input, output=100), estimated=True)
-    long = measure(JsonMeter(HOLD), [b"x" * 400_000])
+    long = measure(JsonMeter(HOLD, read_message), [b"x" * 400_000])
     assert long == Measurement(Usage(input=HOLD.input, output=HOLD.output), estimated=True)
 
 
 def test_a_message_larger_than_the_cap_is_estimated() -> None:
     chunk = b" " * 2**20
     body = [json.dumps({"usage": TOP}).encode(), *[chunk] * (MAX_JSON_BYTES // len(chunk))]
-    assert measure(JsonMeter(HOLD), body, ended=True) == Measurement(Usage(input=400, output=1_000), estimated=True)
+    assert measure(JsonMeter(HOLD, read_message), body, ended=True) == Measurement(
+        Usage(input=400, output=1_000), estimated=True
+    )
 
 
 # Packed answers

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
 from gateway.core.errors import SettingsError
+from gateway.core.records import Budget
 from gateway.core.settings import Address, Settings
 
 
@@ -20,6 +22,7 @@ def test_without_anything_the_defaults_hold() -> None:
     assert (Settings().database, Settings().listen) == ("opusmax.db", Address("127.0.0.1", 8080))
     assert Settings().listen.is_loopback
     assert Settings().anthropic_url == "https://api.anthropic.com"
+    assert Settings().openai_url == "https://api.openai.com"
     assert Settings().max_body_bytes == 32 * 2**20
     timeouts = (Settings().connect_timeout_seconds, Settings().first_byte_timeout_seconds)
     assert (*timeouts, Settings().silence_timeout_seconds) == (10, 600, 300)
@@ -35,6 +38,8 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
     texts = {
         "listen": "127.0.0.1:9",
         "anthropic_url": "https://api.example.com",
+        "openai_url": "https://example.com/openai/v1/",
+        "budgets": "200M/30d, 10M/1h",
         "public_url": "https://gateway.example",
         "behind_proxy": "true",
         "drain_seconds": "5s",
@@ -43,17 +48,24 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
         "upload_memory_bytes": "3M",
         "max_connections": "4k",
         "unbounded_input_tokens": "9k",
+        "default_output_tokens": "7k",
         "image_tokens": "8",
         "connect_timeout_seconds": "1m",
         "first_byte_timeout_seconds": "2m",
         "silence_timeout_seconds": "3m",
     }
-    plain = {field.name for field in fields(Settings)} - texts.keys()
-    chosen = load(None, None, **texts, **{name: f"the {name}" for name in plain})
+    plain = {field.name for field in fields(Settings)} - texts.keys() - {"upstream"}  # those stand in the file only
+    words: dict[str, Any] = {name: f"the {name}" for name in plain}
+    chosen = load(None, None, **texts, **words)
     assert chosen == Settings(
-        **{name: f"the {name}" for name in plain},
+        **words,
         listen=Address("127.0.0.1", 9),
         anthropic_url="https://api.example.com",
+        openai_url="https://example.com/openai/v1",
+        budgets=(
+            Budget(tokens=200_000_000, window_ms=30 * 86_400_000),
+            Budget(tokens=10_000_000, window_ms=3_600_000),
+        ),
         public_url="https://gateway.example",
         behind_proxy=True,
         drain_seconds=5,
@@ -62,6 +74,7 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
         upload_memory_bytes=3_000_000,
         max_connections=4_000,
         unbounded_input_tokens=9_000,
+        default_output_tokens=7_000,
         image_tokens=8,
         connect_timeout_seconds=60,
         first_byte_timeout_seconds=120,
@@ -88,7 +101,7 @@ def test_the_file_may_use_its_own_numbers_lists_and_truths() -> None:
         ),
         *(
             ("anthropic_url", text)
-            for text in ("https://a.example/v1", "https://a.example?x=1", "https://a.example#x")
+            for text in ("https://a.example/../v1", "https://a.example/v1?x=1", "https://a.example#x")
         ),
         *(("anthropic_url", text) for text in ("https://user@a.example", "https://user:pw@a.example")),
         *(
@@ -99,6 +112,11 @@ def test_the_file_may_use_its_own_numbers_lists_and_truths() -> None:
             ("anthropic_url", text)
             for text in ("http://127.0.0.1@a.example", "http://localhost.a.example", "//localhost")
         ),
+        *(
+            ("openai_url", text)
+            for text in ("http://a.example/v1", "https://a.example/a b", "https://a.example/%2e")
+        ),
+        *(("budgets", text) for text in ("many", "1M/soon", "0/5h", "1M/5h, 2M/300m", "1M/", "/5h")),
         ("anthropic_url", "https://a.example:99999"),
         ("anthropic_url", "https://a.example:x"),
         *(
@@ -129,6 +147,8 @@ def test_a_value_that_makes_no_sense_is_named(name: str, text: str) -> None:
         "listen = 8080",
         "behind_proxy = 2",
         "anthropic_url = 5",
+        "budgets = 5",
+        "budgets = [5]",
     ],
 )
 def test_a_value_of_the_file_that_makes_no_sense_is_named(written: str) -> None:
@@ -187,6 +207,7 @@ def test_certificate_and_key_go_together(given: str) -> None:
 def test_an_upstream_is_this_machine_or_has_tls(url: str) -> None:
     assert load(None, None, anthropic_url=url).anthropic_url == url
     assert load(None, None, anthropic_url=f"{url}/").anthropic_url == url
+    assert load(None, None, openai_url=f"{url}/api/v1/").openai_url == f"{url}/api/v1"
 
 
 @pytest.mark.parametrize(

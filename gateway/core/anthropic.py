@@ -1,76 +1,70 @@
-"""Anthropic's counts out of its answers, believed as far as they make sense (PROTOCOLS A.4, A.5).
+"""Anthropic's counts out of its answers (PROTOCOLS A.4, A.5).
 
 Counts are cumulative and restated: each one present replaces the one before. `iterations` lists the steps of a
 request and can hold tokens that the fields beside it leave out (compaction, advisors, declined attempts): for each
 field the sum over the steps counts where it is larger.
 """
 
-import re
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 
-from gateway.core.usage import Usage
+from gateway.core.counts import MOST_BELIEVED_TOKENS, NOTHING, Reported, believed, decode, newest
 
-MOST_BELIEVED_TOKENS = 10**12
-"""A count beyond this is no count, so no sum of rows can overflow; the request is estimated instead."""
-
-_COUNT = re.compile(rb"-?\d{1,4000}", re.ASCII)
-_NONE = msgspec.Raw(b"")
-T = TypeVar("T")
+_DELTA_START = b'{"type":"content_block_delta"'
+_DELTA_BYTES = len('{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}')
 
 
 class _Counted(msgspec.Struct):
     """The fields of `usage`, and of each of its iterations; raw, so that an odd value spoils none of the others."""
 
-    input_tokens: msgspec.Raw = _NONE
-    output_tokens: msgspec.Raw = _NONE
-    cache_creation_input_tokens: msgspec.Raw = _NONE
-    cache_read_input_tokens: msgspec.Raw = _NONE
-    iterations: msgspec.Raw = _NONE
+    input_tokens: msgspec.Raw = NOTHING
+    output_tokens: msgspec.Raw = NOTHING
+    cache_creation_input_tokens: msgspec.Raw = NOTHING
+    cache_read_input_tokens: msgspec.Raw = NOTHING
+    iterations: msgspec.Raw = NOTHING
 
     def counts(self) -> list[int | None]:
-        fields = (
-            self.input_tokens,
-            self.output_tokens,
-            self.cache_creation_input_tokens,
-            self.cache_read_input_tokens,
-        )
-        return [_believed(bytes(field)) for field in fields]
+        """(input, output, cache write, cache read)."""
+        return [
+            believed(self.input_tokens),
+            believed(self.output_tokens),
+            believed(self.cache_creation_input_tokens),
+            believed(self.cache_read_input_tokens),
+        ]
 
 
 class _Message(msgspec.Struct):
-    usage: msgspec.Raw = _NONE
+    usage: msgspec.Raw = NOTHING
 
 
 class _Delta(msgspec.Struct):
-    stop_reason: msgspec.Raw = _NONE
+    stop_reason: msgspec.Raw = NOTHING
 
 
-class Event(msgspec.Struct):
+class _Event(msgspec.Struct):
     """What matters of one event of a stream."""
 
     type: str = ""
-    message: msgspec.Raw = _NONE
-    usage: msgspec.Raw = _NONE
-    delta: msgspec.Raw = _NONE
+    message: msgspec.Raw = NOTHING
+    usage: msgspec.Raw = NOTHING
+    delta: msgspec.Raw = NOTHING
 
     @property
     def has_stop_reason(self) -> bool:
         """The last counts have been given."""
-        delta = _decode(_DELTA, self.delta)
+        delta = decode(_DELTA, self.delta)
         return delta is not None and bytes(delta.stop_reason) not in (b"", b"null")
 
 
-_EVENT = msgspec.json.Decoder(Event)
+_EVENT = msgspec.json.Decoder(_Event)
 _MESSAGE = msgspec.json.Decoder(_Message)
 _DELTA = msgspec.json.Decoder(_Delta)
 _COUNTED = msgspec.json.Decoder(_Counted)
 _ITERATIONS = msgspec.json.Decoder(list[_Counted])
 
 
-class Counts:
+class _Counts:
     """The newest counts that the provider gave, field by field; `None`: none yet."""
 
     __slots__ = ("_of_iterations", "_stated")
@@ -81,74 +75,71 @@ class Counts:
 
     def update(self, usage: msgspec.Raw) -> None:
         """Take over a `usage` object, or nothing if it is none."""
-        counted = _decode(_COUNTED, usage)
+        counted = decode(_COUNTED, usage)
         if counted is None:
             return
-        self._stated = _newest(self._stated, counted.counts())
-        iterations = _decode(_ITERATIONS, counted.iterations)
+        self._stated = newest(self._stated, counted.counts())
+        iterations = decode(_ITERATIONS, counted.iterations)
         if iterations:
             self._of_iterations = _sums([iteration.counts() for iteration in iterations])
 
-    @property
-    def input(self) -> int | None:
-        return self._largest()[0]
-
-    @property
-    def output(self) -> int | None:
-        return self._largest()[1]
-
-    def usage(self, input_when_unknown: int = 0) -> Usage:
-        """As a usage; what is not known counts as nothing, but for the input."""
-        counts = self._largest()
-        return Usage(
-            input=input_when_unknown if counts[0] is None else counts[0],
-            output=counts[1] or 0,
-            cache_write=counts[2] or 0,
-            cache_read=counts[3] or 0,
-        )
-
-    def _largest(self) -> list[int | None]:
-        return [
+    def reported(self) -> Reported:
+        counts = [
             max((count for count in pair if count is not None), default=None)
             for pair in zip(self._stated, self._of_iterations, strict=True)
         ]
+        return Reported(input=counts[0], output=counts[1], cache_write=counts[2], cache_read=counts[3])
 
 
-def read_event(data: bytes) -> Event:
-    """The event that `data` holds; one without a type if it holds none."""
-    return _decode(_EVENT, data) or Event()
+class MessageStream:
+    """The events of a streamed message. It is complete at `message_stop`; its counts are final at a stop reason."""
+
+    __slots__ = ("_counts", "is_complete", "is_final", "seen_bytes")
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self.is_final = False
+        self.seen_bytes = 0
+        self._counts = _Counts()
+
+    def see(self, data: bytes) -> None:
+        if data.startswith(_DELTA_START):
+            self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
+        # Within a text each quote is escaped, so nearly every event that says neither need not be parsed.
+        elif b'"usage"' in data or b'"message_stop"' in data:
+            self._read(data)
+        elif b'"content_block_delta"' in data:
+            self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
+
+    def reported(self) -> Reported:
+        return self._counts.reported()
+
+    def _read(self, data: bytes) -> None:
+        event = decode(_EVENT, data) or _Event()
+        match event.type:
+            case "message_start":
+                self._counts.update(_usage_of(event.message))
+            case "message_delta":
+                self._counts.update(event.usage)
+                self.is_final = self.is_final or event.has_stop_reason
+            case "message_stop":
+                self.is_complete = True
+            case "content_block_delta":
+                self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
 
 
-def read_usage(body: bytes) -> msgspec.Raw:
-    """The `usage` of a whole message; empty if there is none."""
-    message = _decode(_MESSAGE, body)
-    return _NONE if message is None else message.usage
+def read_message(body: bytes) -> Reported:
+    """What a whole message says that it used."""
+    counts = _Counts()
+    counts.update(_usage_of(body))
+    return counts.reported()
 
 
-def usage_of_start(event: Event) -> msgspec.Raw:
-    """The `usage` of a `message_start`; empty if there is none."""
-    return read_usage(bytes(event.message))
-
-
-def _decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T | None:
-    try:
-        return decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _newest(before: list[int | None], stated: list[int | None]) -> list[int | None]:
-    return [old if new is None else new for old, new in zip(before, stated, strict=True)]
+def _usage_of(message: bytes | msgspec.Raw) -> msgspec.Raw:
+    """The `usage` of a message; empty if there is none."""
+    return (decode(_MESSAGE, message) or _Message()).usage
 
 
 def _sums(iterations: Sequence[list[int | None]]) -> list[int | None]:
     columns = zip(*iterations, strict=True)
     return [min(sum(count or 0 for count in column), MOST_BELIEVED_TOKENS) for column in columns]
-
-
-def _believed(written: bytes) -> int | None:
-    """A count that makes sense; a negative one counts as nothing."""
-    if not _COUNT.fullmatch(written):
-        return None
-    count = int(written)
-    return max(0, count) if count <= MOST_BELIEVED_TOKENS else None

@@ -25,12 +25,15 @@ class GatewayError(Exception):
         *,
         refusal: Refusal | None = None,
         retry_after_seconds: int | None = None,
+        resets_at_seconds: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.refusal = refusal
         self.retry_after_seconds = retry_after_seconds
+        self.resets_at_seconds = resets_at_seconds
+        """When a used-up budget has room again, in seconds since 1970; `None`: never, or nothing is used up."""
         self.headers = dict(headers or {})
 
 
@@ -58,6 +61,13 @@ class ModelNotAllowed(GatewayError):
 
 
 class UnknownPath(GatewayError):
+    status = 404
+    kind = "not_found_error"
+
+
+class ModelNotServed(GatewayError):
+    """No upstream of the protocol serves the model. Clients know a 404 whose text begins so (PROTOCOLS A.6)."""
+
     status = 404
     kind = "not_found_error"
 

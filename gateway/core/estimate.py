@@ -7,9 +7,11 @@ not show at all - files by id or address, PDFs, tools that the provider runs - h
 
     80 kB of text                             26,667
     20 kB of text and a 1 MB picture          6,667 + 4,784
+
+Here: what all protocols share, and Anthropic's messages; openai_estimate.py has OpenAI's bodies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -17,9 +19,13 @@ from gateway.core.objects import Fields, Unclear, read_object
 from gateway.core.settings import Settings
 
 BYTES_PER_TOKEN = 3
+DEFAULT_OUTPUT_TOKENS = 16_000
+"""Held for the output of a request that sets no maximum, unless the operator says otherwise."""
 
 _MENTIONS = (b'"image"', b'"document"', b'"container_upload"', b"\\u")
 """Without any of these in the body there is nothing to look for; an escape could spell one of the others."""
+
+_PIECE_BYTES = 2**20
 
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 """Tools that the client runs: what they give back comes in a later request."""
@@ -32,100 +38,131 @@ that fills the largest context has fewer."""
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _TEXT = msgspec.json.Decoder(str | None)
-_NOTHING = msgspec.Raw(b"null")
+NULL = msgspec.Raw(b"null")
 _EMPTY = msgspec.Raw(b"")
+
+_NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear)
 
 
 class Estimator:
     """Estimates with the operator's allowances for what the body does not show."""
 
-    __slots__ = ("_image_tokens", "_unbounded_tokens")
+    __slots__ = ("default_output_tokens", "image_tokens", "unbounded_tokens")
 
-    def __init__(self, settings: Settings) -> None:
-        self._image_tokens = settings.image_tokens
-        self._unbounded_tokens = settings.unbounded_input_tokens
+    def __init__(self, settings: Settings, default_output_tokens: int = DEFAULT_OUTPUT_TOKENS) -> None:
+        self.image_tokens = settings.image_tokens
+        self.unbounded_tokens = settings.unbounded_input_tokens
+        self.default_output_tokens = default_output_tokens
 
     def input_tokens(self, body: bytes, fields: Fields) -> int:
         """The bound for a Messages body whose top level is `fields`."""
         hidden_bytes, extra_tokens = 0, 0
-        if any(mention in body for mention in _MENTIONS):
-            hidden_bytes, extra_tokens = self._of_messages(fields)
-        extra_tokens += self._unbounded_tokens * _reading_tools(fields)
-        return -(-(len(body) - hidden_bytes) // BYTES_PER_TOKEN) + extra_tokens
+        if _mentions(body):
+            hidden_bytes, extra_tokens = self.of_blocks(_all_blocks(fields), self._of_block)
+        extra_tokens += self.unbounded_tokens * _reading_tools(fields)
+        return text_tokens(len(body) - hidden_bytes) + extra_tokens
 
-    def _of_messages(self, fields: Fields) -> tuple[int, int]:
-        """(bytes that are no text, tokens held for them). A shape that is not known counts as text, and more."""
+    def of_blocks(self, blocks: Iterable[Fields], of_block: Callable[[Fields], tuple[int, int]]) -> tuple[int, int]:
+        """(bytes that are no text, tokens held for them), summed up over what `of_block` says of each block.
+
+        A shape that is not known counts as text, and more.
+        """
         hidden_bytes, tokens = 0, 0
         try:
-            for number, block in enumerate(_all_blocks(fields)):
+            for number, block in enumerate(blocks):
                 if number == _MOST_BLOCKS:
                     raise Unclear
-                of_block_bytes, of_block_tokens = self._of_block(block)
+                of_block_bytes, of_block_tokens = of_block(block)
                 hidden_bytes += of_block_bytes
                 tokens += of_block_tokens
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear):
-            return 0, self._unbounded_tokens
+        except _NOT_AS_EXPECTED:
+            return 0, self.unbounded_tokens
         return hidden_bytes, tokens
 
     def _of_block(self, block: Fields) -> tuple[int, int]:
-        source = _object(block.get("source", _NOTHING))
-        data_bytes = _length(source.get("data", _EMPTY))
-        match _text(block.get("type", _NOTHING)):
+        source = as_object(block.get("source", NULL))
+        data_bytes = length(source.get("data", _EMPTY))
+        match as_text(block.get("type", NULL)):
             case "image":
-                return data_bytes, self._image_tokens
-            case "document" if _text(source.get("type", _NOTHING)) not in ("text", "content"):
-                return data_bytes, self._unbounded_tokens
+                return data_bytes, self.image_tokens
+            case "document" if as_text(source.get("type", NULL)) not in ("text", "content"):
+                return data_bytes, self.unbounded_tokens
             case "container_upload":
-                return 0, self._unbounded_tokens
+                return 0, self.unbounded_tokens
             case _:
                 return 0, 0
 
 
-def _all_blocks(fields: Fields) -> Iterator[Fields]:
-    for message in _list(fields.get("messages", _NOTHING)):
-        yield from _blocks(read_object(message).get("content", _NOTHING))
+def text_tokens(text_bytes: int) -> int:
+    """The bound for so much text."""
+    return -(-text_bytes // BYTES_PER_TOKEN)
 
 
-def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
-    """All blocks of a content, those within tool results and documents too. It may be a text or one block."""
-    items = _list(content) if _starts_with(b"[", content) else [content]
-    for item in items:
-        block = _object(item)
-        if block:
-            yield block
-            yield from _blocks(block.get("content", _NOTHING))
-            yield from _blocks(_object(block.get("source", _NOTHING)).get("content", _NOTHING))
+def _mentions(body: bytes) -> bool:
+    """Whether there is anything to look for. Piece by piece, so that other threads get their turn between two."""
+    return any(
+        body.find(mention, start, start + _PIECE_BYTES + len(mention)) >= 0
+        for start in range(0, len(body), _PIECE_BYTES)
+        for mention in _MENTIONS
+    )
 
 
-def _object(raw: msgspec.Raw) -> Fields:
-    return read_object(raw) if _starts_with(b"{", raw) else {}
+def count_tools(fields: Fields, is_counted: Callable[[str], bool]) -> int:
+    """How many `tools` have a type that is counted; a list of a shape that is not known counts as one of them."""
+    try:
+        tools = [read_object(tool) for tool in as_list(fields.get("tools", NULL))]
+        types = [as_text(tool.get("type", NULL)) for tool in tools]
+    except _NOT_AS_EXPECTED:
+        return 1
+    return sum(map(is_counted, types))
 
 
-def _list(raw: msgspec.Raw) -> list[msgspec.Raw]:
-    if _length(raw) > _MOST_COMMAS and bytes(raw).count(b",") > _MOST_COMMAS:
+def as_object(raw: msgspec.Raw) -> Fields:
+    """The fields of an object; nothing of another value."""
+    return read_object(raw) if starts_with(b"{", raw) else {}
+
+
+def as_list(raw: msgspec.Raw) -> list[msgspec.Raw]:
+    """The items of a list or of null. Raises `Unclear` for a list that is too long to be looked through."""
+    if length(raw) > _MOST_COMMAS and bytes(raw).count(b",") > _MOST_COMMAS:
         raise Unclear
     return _LIST.decode(raw) or []
 
 
-def _starts_with(start: bytes, raw: msgspec.Raw) -> bool:
-    return memoryview(raw)[:1] == start
+def as_text(raw: msgspec.Raw) -> str:
+    """A text; an empty one of null."""
+    return _TEXT.decode(raw) or ""
 
 
-def _length(raw: msgspec.Raw) -> int:
+def starts_with(start: bytes, raw: msgspec.Raw) -> bool:
+    return memoryview(raw)[: len(start)] == start
+
+
+def length(raw: msgspec.Raw) -> int:
     """In bytes; without a copy of what may be a large picture."""
     return memoryview(raw).nbytes
 
 
-def _text(raw: msgspec.Raw) -> str:
-    return _TEXT.decode(raw) or ""
+def _all_blocks(fields: Fields) -> Iterator[Fields]:
+    for message in as_list(fields.get("messages", NULL)):
+        yield from _blocks(read_object(message).get("content", NULL))
+
+
+def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
+    """All blocks of a content, those within tool results and documents too. It may be a text or one block."""
+    items = as_list(content) if starts_with(b"[", content) else [content]
+    for item in items:
+        block = as_object(item)
+        if block:
+            yield block
+            yield from _blocks(block.get("content", NULL))
+            yield from _blocks(as_object(block.get("source", NULL)).get("content", NULL))
 
 
 def _reading_tools(fields: Fields) -> int:
     """How many tools the provider runs: what they read is input too."""
     try:
-        servers = _list(fields.get("mcp_servers", _NOTHING))
-        tools = [read_object(tool) for tool in _list(fields.get("tools", _NOTHING))]
-        types = [_text(tool.get("type", _NOTHING)) for tool in tools]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear):
-        return 1
-    return len(servers) + sum(1 for name in types if name and not name.startswith(_CLIENT_TOOLS))
+        servers = len(as_list(fields.get("mcp_servers", NULL)))
+    except _NOT_AS_EXPECTED:
+        servers = 1
+    return servers + count_tools(fields, lambda kind: bool(kind) and not kind.startswith(_CLIENT_TOOLS))

@@ -9,11 +9,16 @@ answer to "what has this request used, if it ends now?":
 """
 
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.core.anthropic import Counts, read_event, read_usage, usage_of_start
+from gateway.core.anthropic import MessageStream, read_message
+from gateway.core.counts import Reported
 from gateway.core.limits import Hold
+from gateway.core.openai import read_answer, read_embeddings
+from gateway.core.openai_streams import ChatStream, ResponseStream
+from gateway.core.protocols import Api
 from gateway.core.sse import EventReader
 from gateway.core.usage import NO_USAGE, Usage
 
@@ -21,7 +26,6 @@ BYTES_PER_OUTPUT_TOKEN = 4
 """To estimate an answer that was cut off: what Anthropic's own gateway takes (PROTOCOLS G.2)."""
 MAX_JSON_BYTES = 64 * 2**20
 """A larger JSON answer is not parsed but estimated."""
-_DELTA_BYTES = len('{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}')
 _ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 _PACKED_HEADER_BYTES = 2
 
@@ -49,56 +53,56 @@ class Meter(Protocol):
         """What was used so far; `ended`: the body came to its proper end."""
 
 
+class Stream(Protocol):
+    """What a protocol makes of the events of one answer. It never raises, whatever an event says."""
+
+    is_complete: bool
+    """Its terminal event was seen."""
+    is_final: bool
+    """The counts reported are the last ones."""
+    seen_bytes: int
+    """Of what the model wrote, as far as it shows: text, thinking, tool input."""
+
+    def see(self, data: bytes) -> None:
+        """Look at the data of the next event."""
+
+    def reported(self) -> Reported:
+        """The newest counts."""
+
+
 class StreamMeter:
-    """An Anthropic event stream. It is complete when its own events say so, whatever the connection does."""
+    """An event stream. It is complete when its own events say so, whatever the connection does."""
 
-    __slots__ = ("_counts", "_events", "_has_last_counts", "_hold", "_seen_bytes", "is_complete")
+    __slots__ = ("_events", "_hold", "_stream", "is_complete")
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, stream: Stream) -> None:
         self.is_complete = False
         self._hold = hold
         self._events = EventReader()
-        self._counts = Counts()
-        self._has_last_counts = False
-        self._seen_bytes = 0
-        """Bytes of text, thinking and tool input in the deltas so far."""
+        self._stream = stream
 
     def feed(self, chunk: bytes) -> None:
+        stream = self._stream
         for data in self._events.feed(chunk):
-            # Within a text each quote is escaped, so nearly every event that says neither need not be parsed.
-            if b'"usage"' in data or b'"message_stop"' in data:
-                self._see(data)
-            elif b'"content_block_delta"' in data:
-                self._seen_bytes += max(0, len(data) - _DELTA_BYTES)
+            stream.see(data)
+        self.is_complete = stream.is_complete
 
     def measure(self, *, ended: bool) -> Measurement:
         del ended
-        if self._has_last_counts:
-            return _as_reported(self._counts, self._hold, self._seen_bytes)
-        return _estimated(self._counts, self._hold, self._seen_bytes)
-
-    def _see(self, data: bytes) -> None:
-        event = read_event(data)
-        match event.type:
-            case "message_start":
-                self._counts.update(usage_of_start(event))
-            case "message_delta":
-                self._counts.update(event.usage)
-                self._has_last_counts = self._has_last_counts or event.has_stop_reason
-            case "message_stop":
-                self.is_complete = True
-            case "content_block_delta":
-                self._seen_bytes += max(0, len(data) - _DELTA_BYTES)
+        stream = self._stream
+        judge = _as_reported if stream.is_final else _estimated
+        return judge(stream.reported(), self._hold, stream.seen_bytes)
 
 
 class JsonMeter:
-    """A whole Anthropic message."""
+    """A whole answer, which `read` finds the counts in."""
 
-    __slots__ = ("_bytes", "_hold", "_pieces", "is_complete")
+    __slots__ = ("_bytes", "_hold", "_pieces", "_read", "is_complete")
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, read: Callable[[bytes], Reported]) -> None:
         self.is_complete = False
         self._hold = hold
+        self._read = read
         self._pieces: list[bytes] = []
         self._bytes = 0
 
@@ -108,10 +112,9 @@ class JsonMeter:
             self._pieces.append(chunk)
 
     def measure(self, *, ended: bool) -> Measurement:
-        counts = Counts()
-        if ended and self._bytes <= MAX_JSON_BYTES:
-            counts.update(read_usage(b"".join(self._pieces)))
-        return _as_reported(counts, self._hold, self._bytes)
+        is_whole = ended and self._bytes <= MAX_JSON_BYTES
+        reported = self._read(b"".join(self._pieces)) if is_whole else Reported()
+        return _as_reported(reported, self._hold, self._bytes)
 
 
 class LengthMeter:
@@ -129,7 +132,7 @@ class LengthMeter:
 
     def measure(self, *, ended: bool) -> Measurement:
         del ended
-        return _estimated(Counts(), self._hold, self._bytes)
+        return _estimated(Reported(), self._hold, self._bytes)
 
 
 class UnpackingMeter:
@@ -197,12 +200,29 @@ class FreeMeter:
         return Measurement(NO_USAGE, estimated=False)
 
 
-def meter_for(hold: Hold, status: int, content_type: str, content_encoding: str) -> Meter:
+_STREAMS: Mapping[Api, Callable[[], Stream]] = {
+    Api.MESSAGES: MessageStream,
+    Api.CHAT: ChatStream,
+    Api.RESPONSES: ResponseStream,
+}
+_WHOLE_ANSWERS: Mapping[Api, Callable[[bytes], Reported]] = {
+    Api.MESSAGES: read_message,
+    Api.CHAT: read_answer,
+    Api.RESPONSES: read_answer,
+    Api.EMBEDDINGS: read_embeddings,
+}
+
+
+def meter_for(hold: Hold, status: int, content_type: str, content_encoding: str, api: Api = Api.MESSAGES) -> Meter:
     """The meter for an answer with this head. What comes decides, not what the client asked for."""
     if not 200 <= status < 300:
         return FreeMeter()
     is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
-    meter: Meter = StreamMeter(hold) if is_stream else JsonMeter(hold)
+    meter: Meter
+    if is_stream and api in _STREAMS:
+        meter = StreamMeter(hold, _STREAMS[api]())
+    else:
+        meter = JsonMeter(hold, _WHOLE_ANSWERS[api])
     match content_encoding.strip().lower():
         case "" | "identity":
             return meter
@@ -214,19 +234,19 @@ def meter_for(hold: Hold, status: int, content_type: str, content_encoding: str)
 
 def unanswered(hold: Hold) -> Measurement:
     """The estimate for a request that was sent and never answered: its input was read, its output is not known."""
-    return _estimated(Counts(), hold, 0)
+    return _estimated(Reported(), hold, 0)
 
 
-def _as_reported(counts: Counts, hold: Hold, seen_bytes: int) -> Measurement:
+def _as_reported(reported: Reported, hold: Hold, seen_bytes: int) -> Measurement:
     """The provider's last word, if it was one."""
-    if counts.input is None or counts.output is None:
-        return _estimated(counts, hold, seen_bytes)
-    return Measurement(counts.usage(), estimated=False)
+    if reported.input is None or reported.output is None:
+        return _estimated(reported, hold, seen_bytes)
+    return Measurement(reported.usage(), estimated=False)
 
 
-def _estimated(counts: Counts, hold: Hold, seen_bytes: int) -> Measurement:
+def _estimated(reported: Reported, hold: Hold, seen_bytes: int) -> Measurement:
     """Never below what the provider said so far, and never above the hold unless it said so itself."""
-    reported = counts.usage(input_when_unknown=hold.input)
-    room = max(0, hold.charge - reported.charge)
-    unreported = max(0, -(-seen_bytes // BYTES_PER_OUTPUT_TOKEN) - reported.output)
-    return Measurement(replace(reported, output=reported.output + min(room, unreported)), estimated=True)
+    usage = reported.usage(input_when_unknown=hold.input)
+    room = max(0, hold.charge - usage.charge)
+    unreported = max(0, -(-seen_bytes // BYTES_PER_OUTPUT_TOKEN) - usage.output)
+    return Measurement(replace(usage, output=usage.output + min(room, unreported)), estimated=True)

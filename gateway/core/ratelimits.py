@@ -1,14 +1,26 @@
-"""A key's own limits in the headers that Anthropic's clients read (PROTOCOLS A.7).
+"""A key's own limits in the headers that clients read.
 
-Per-minute limits: `anthropic-ratelimit-{requests|tokens}-{limit|remaining|reset}`, reset in RFC 3339. Windows of
-five hours and seven days, which Claude Code shows: `anthropic-ratelimit-unified-{5h|7d}-*`, reset in epoch seconds.
+Anthropic (PROTOCOLS A.7): `anthropic-ratelimit-{requests|tokens}-{limit|remaining|reset}` for per-minute limits,
+reset in RFC 3339. `anthropic-ratelimit-unified-{5h|7d}-*` for windows of five hours and seven days, which Claude
+Code shows, reset in epoch seconds.
+
+OpenAI (PROTOCOLS B.1): `x-ratelimit-{limit|remaining|reset}-{requests|tokens}` for per-minute limits. The reset is
+the time until all is there again, written as Go writes durations: `850ms`, `1.5s`, `6m0s`.
 """
 
 from gateway.core import amounts
+from gateway.core.protocols import Protocol
 from gateway.core.status import BucketStatus, BudgetStatus, LimitsStatus
 
 _UNIFIED_WINDOWS = {5 * amounts.HOUR_MS: "5h", 7 * amounts.DAY_MS: "7d"}
 _CLAIMS = {"5h": "five_hour", "7d": "seven_day"}
+
+
+def limit_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, *, with_windows: bool) -> dict[str, str]:
+    """A key's limits as clients of `protocol` read them. `with_windows`: see `anthropic_headers`."""
+    if protocol is Protocol.OPENAI:
+        return openai_headers(status, now_ms)
+    return anthropic_headers(status, now_ms, with_windows=with_windows)
 
 
 def anthropic_headers(status: LimitsStatus, now_ms: int, *, with_windows: bool) -> dict[str, str]:
@@ -26,6 +38,29 @@ def anthropic_headers(status: LimitsStatus, now_ms: int, *, with_windows: bool) 
         }
         headers.update(_window_headers(windows, now_ms))
     return headers
+
+
+def openai_headers(status: LimitsStatus, now_ms: int) -> dict[str, str]:
+    """The headers for one answer."""
+    headers: dict[str, str] = {}
+    for name, bucket in (("requests", status.requests), ("tokens", status.tokens)):
+        if bucket is not None:
+            headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
+            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, bucket.level))
+            headers[f"x-ratelimit-reset-{name}"] = _go_duration(bucket.full_at_ms - now_ms)
+    return headers
+
+
+def _go_duration(duration_ms: int) -> str:
+    """`0s`, `850ms`, `1.5s`, `6m0s`, `1h0m3.25s`."""
+    if 0 < duration_ms < amounts.SECOND_MS:
+        return f"{duration_ms}ms"
+    minutes, rest_ms = divmod(max(0, duration_ms), amounts.MINUTE_MS)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest_ms / amounts.SECOND_MS:g}s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
 
 
 def _bucket_headers(name: str, bucket: BucketStatus) -> dict[str, str]:

@@ -81,7 +81,10 @@ def _budget_error(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signp
         )
     text = _does_not_fit(denial, hold, now_ms, signpost) if budget.left else _used_up(denial, now_ms, signpost)
     return BudgetExceeded(
-        f"{text} Usage: {signpost.usage_url}", refusal=denial.refusal, retry_after_seconds=wait_seconds
+        f"{text} Usage: {signpost.usage_url}",
+        refusal=denial.refusal,
+        retry_after_seconds=wait_seconds,
+        resets_at_seconds=None if at_ms is None else -(-at_ms // amounts.SECOND_MS),
     )
 
 

@@ -8,16 +8,20 @@ that names it: a typing error must not silently mean the default.
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from gateway.core import amounts
+from gateway.core import notation
 from gateway.core.errors import SettingsError
+from gateway.core.notation import LOOPBACK_HOSTS
+from gateway.core.protocols import Protocol
+from gateway.core.records import Budget
+from gateway.core.upstreams import Timeouts, UpstreamSettings, plain_upstream, read_tables
+
+__all__ = ["LOOPBACK_HOSTS", "Address", "Settings"]
 
 MEBIBYTE = 2**20
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]*):(?P<port>\d{1,5})")
-LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,13 @@ class Settings:
     database: str = "opusmax.db"
     listen: Address = Address("127.0.0.1", 8080)
     anthropic_url: str = "https://api.anthropic.com"
-    """The upstream's origin: scheme and host, no path."""
+    """Where the plain upstream of Anthropic's protocol is, if there is a credential for it."""
+    openai_url: str = "https://api.openai.com"
+    """The same for OpenAI's protocol."""
+    upstream: tuple[UpstreamSettings, ...] = ()
+    """The `[[upstream]]` tables of the file; they stand in place of the plain ones."""
+    budgets: tuple[Budget, ...] = ()
+    """What all keys together may use."""
     public_url: str = ""
     """Where people reach this server, for links and texts; '' = not known."""
     contact: str = ""
@@ -66,6 +76,8 @@ class Settings:
     """The most connections of clients at once, if the system allows as many open files: a stream needs two."""
     unbounded_input_tokens: int = 50_000
     """Held for input that the body does not show: file ids, URLs, PDFs, server tools; for each of them."""
+    default_output_tokens: int = 16_000
+    """Held for the output of a request that sets no maximum, as OpenAI's protocol allows."""
     image_tokens: int = 4_784
     """Held for an image: the most that current models take for one (long edge 2,576 px)."""
     connect_timeout_seconds: int = 10
@@ -80,14 +92,14 @@ class Settings:
         """The settings out of all three sources. A flag that is `None` was not given. Raises `SettingsError`."""
         written = _parse_file(file_text)
         chosen: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls)):
+        for name in (field.name for field in fields(cls) if field.name != "upstream"):
             for value in (flags.get(name), environment.get(f"OPUSMAX_{name.upper()}"), written.get(name)):
                 if value is not None:
                     chosen[name] = _parse(name, value)
                     break
         settings = cls(**chosen)
         settings._check()
-        return settings
+        return replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
 
     def _check(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -97,9 +109,23 @@ class Settings:
                 f"listening on {self.listen.host} without TLS would send keys in the clear:"
                 " give --tls-cert and --tls-key, or --behind-proxy if a TLS proxy stands in front"
             )
-
         if self.upload_memory_bytes < self.max_body_bytes:
             raise SettingsError("upload_memory_bytes must have room for one body of max_body_bytes at least")
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """For every upstream that has none of its own."""
+        return Timeouts(
+            connect_seconds=self.connect_timeout_seconds,
+            first_byte_seconds=self.first_byte_timeout_seconds,
+            silence_seconds=self.silence_timeout_seconds,
+        )
+
+    @property
+    def plain_upstreams(self) -> tuple[UpstreamSettings, ...]:
+        """Without tables there is one upstream for each protocol for which there is a credential."""
+        urls = {Protocol.ANTHROPIC: self.anthropic_url, Protocol.OPENAI: self.openai_url}
+        return tuple(plain_upstream(protocol, url, self.timeouts) for protocol, url in urls.items())
 
     @property
     def has_tls(self) -> bool:
@@ -137,69 +163,23 @@ def _address(value: object) -> Address:
     return Address(match["host"].strip("[]") or "0.0.0.0", int(match["port"]))  # noqa: S104 - asked for by ":8080"
 
 
-def _origin(value: object) -> str:
-    parts = urlsplit(str(value))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("an origin looks like https://api.example.com")
-    if parts.port == 0:  # and `port` itself raises for what is none
-        raise ValueError("port 0 is none")
-    if parts.username or parts.password or parts.path not in ("", "/"):
-        raise ValueError("an origin has no path, user or password")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _upstream_origin(value: object) -> str:
-    origin = _origin(value)
-    parts = urlsplit(origin)
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
-        raise ValueError("an upstream that is not on this machine needs https://")
-    return origin
-
-
-def _public_origin(value: object) -> str:
-    return _origin(value) if value else ""
-
-
-def _flag(value: object) -> bool:
-    word = str(value).lower()
-    if word in ("true", "1", "yes"):
-        return True
-    if word in ("false", "0", "no", ""):
-        return False
-    raise ValueError("say true or false")
-
-
-def _seconds(value: object) -> int:
-    """At least one second; a plain number means seconds."""
-    text = str(value)
-    return amounts.parse_duration(f"{text}s" if text.isdecimal() else text) // amounts.SECOND_MS
-
-
-def _count(value: object) -> int:
-    return amounts.parse_amount(str(value))
-
-
-def _names(value: object) -> tuple[str, ...]:
-    names = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("names look like a, b, c")
-    return tuple(names)
-
-
 _FORMS: Mapping[str, Callable[[object], object]] = {
     "listen": _address,
-    "anthropic_url": _upstream_origin,
-    "public_url": _public_origin,
-    "behind_proxy": _flag,
-    "drain_seconds": _seconds,
-    "models": _names,
-    "max_body_bytes": _count,
-    "upload_memory_bytes": _count,
-    "max_connections": _count,
-    "unbounded_input_tokens": _count,
-    "image_tokens": _count,
-    "connect_timeout_seconds": _seconds,
-    "first_byte_timeout_seconds": _seconds,
-    "silence_timeout_seconds": _seconds,
+    "anthropic_url": notation.upstream_url,
+    "openai_url": notation.upstream_url,
+    "budgets": notation.budgets,
+    "public_url": notation.public_origin,
+    "behind_proxy": notation.flag,
+    "drain_seconds": notation.seconds,
+    "models": notation.names,
+    "max_body_bytes": notation.count,
+    "upload_memory_bytes": notation.count,
+    "max_connections": notation.count,
+    "unbounded_input_tokens": notation.count,
+    "default_output_tokens": notation.count,
+    "image_tokens": notation.count,
+    "connect_timeout_seconds": notation.seconds,
+    "first_byte_timeout_seconds": notation.seconds,
+    "silence_timeout_seconds": notation.seconds,
 }
 """How each setting that is not plain text is read."""

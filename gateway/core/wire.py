@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from gateway.core.errors import BadRequest, UnknownPath
 from gateway.core.keys import PREFIX
+from gateway.core.protocols import Protocol
 
 MODEL_PLACE = "{model_id}"
 """Where a path has the name of a model."""
@@ -21,6 +22,9 @@ class Endpoint(Enum):
 
     MESSAGES = ("POST", "/v1/messages")
     COUNT_TOKENS = ("POST", "/v1/messages/count_tokens")
+    CHAT = ("POST", "/v1/chat/completions")
+    RESPONSES = ("POST", "/v1/responses")
+    EMBEDDINGS = ("POST", "/v1/embeddings")
     MODELS = ("GET", "/v1/models")
     MODEL = ("GET", f"/v1/models/{MODEL_PLACE}")
 
@@ -33,6 +37,12 @@ class Endpoint(Enum):
         """The canonical path, and those that clients with another idea of the base address make of it."""
         return (self.path, self.path.removeprefix("/v1"), f"/v1{self.path}")
 
+
+OPENAI_PATHS = frozenset(
+    path for endpoint in (Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.EMBEDDINGS) for path in endpoint.paths
+)
+
+_ANTHROPIC_HEADERS = frozenset({"anthropic-version", "x-api-key"})
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}", re.ASCII)
 """What a model's name in a path may look like: nothing that means anything in an address."""
@@ -81,6 +91,9 @@ WITHHELD_ANSWER_HEADER_PREFIXES = (
 QUERY_PARAMETERS: Mapping[Endpoint, frozenset[str]] = {
     Endpoint.MESSAGES: frozenset({"beta"}),
     Endpoint.COUNT_TOKENS: frozenset({"beta"}),
+    Endpoint.CHAT: frozenset(),
+    Endpoint.RESPONSES: frozenset(),
+    Endpoint.EMBEDDINGS: frozenset(),
     Endpoint.MODELS: frozenset({"beta", "limit", "after_id", "before_id", "lifecycle"}),
     Endpoint.MODEL: frozenset({"beta"}),
 }
@@ -145,3 +158,12 @@ def refuse_key(text: str, place: str = "the address") -> None:
     """Raises `BadRequest` if a key stands where others would see it."""
     if PREFIX in text:
         raise BadRequest(f"The API key belongs in the x-api-key or authorization header, never in {place}.")
+
+
+def protocol_of(path: str, header_names: Iterable[str]) -> Protocol:
+    """In whose form the answer to a request is. Lists of models are asked for by clients of both protocols, which
+    tell themselves apart by their headers (PROTOCOLS E)."""
+    is_openai = path in OPENAI_PATHS
+    if "/models" in path:
+        is_openai = _ANTHROPIC_HEADERS.isdisjoint(map(str.lower, header_names))
+    return Protocol.OPENAI if is_openai else Protocol.ANTHROPIC

@@ -5,7 +5,9 @@ import asyncio
 import contextlib
 import sys
 
-from gateway.simulator import Script, Simulator
+from gateway.simulator import ANTHROPIC, OPENAI, Script, Simulator
+
+_PROTOCOLS = {"both": None, "anthropic": ANTHROPIC, "openai": OPENAI}
 
 
 def _arguments() -> argparse.Namespace:
@@ -14,11 +16,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output-tokens", type=int, default=Script().output_tokens)
     parser.add_argument("--events", type=int, default=Script().events, help="deltas of a streamed answer")
     parser.add_argument("--pause", type=float, default=0, metavar="SECONDS", help="between events")
+    parser.add_argument("--protocol", choices=_PROTOCOLS, default="both")
     return parser.parse_args()
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    async with Simulator(port=arguments.port, remember_bodies=False, remember_requests=False) as simulator:
+    protocol = _PROTOCOLS[arguments.protocol]
+    async with Simulator(
+        port=arguments.port, protocol=protocol, remember_bodies=False, remember_requests=False
+    ) as simulator:
         simulator.script = Script(
             output_tokens=arguments.output_tokens, events=arguments.events, pause_seconds=arguments.pause
         )

@@ -11,17 +11,36 @@ from aiohttp import web
 
 from gateway.core.keys import PREFIX
 from gateway.core.usage import Usage
-from gateway.simulator.answers import Answer, fixed_answer, lookup_answer, message_answer
-from gateway.simulator.requests import Catalog, Refusal, count_tokens, read_ask
-from gateway.simulator.scripts import Script, add_up
+from gateway.simulator.answers import fixed_answer, lookup_answer, message_answer
+from gateway.simulator.catalog import MODELS, OPENAI_MODELS, Catalog
+from gateway.simulator.content import add_up
+from gateway.simulator.openai_requests import read_chat, read_embeddings, read_response
+from gateway.simulator.pieces import Answer
+from gateway.simulator.protocols import (
+    ANTHROPIC,
+    CHAT,
+    EMBEDDINGS,
+    MESSAGES,
+    MODELS_PATH,
+    OPENAI,
+    RESPONSES,
+    Protocol,
+    protocol_of,
+)
+from gateway.simulator.requests import Refusal, count_tokens, read_ask, unknown_path, wrong_openai_key
+from gateway.simulator.scripts import Ask, Script
 from gateway.simulator.sending import Received, send
 
 HOST = "127.0.0.1"
-MODELS = ("claude-opus-5-5", "claude-sonnet-5-5", "claude-haiku-4-5-20251001")
 GATEWAY_KEY_MESSAGE = "The request carries a key of the gateway."
 """What a test looks for when a client's key must never reach a provider."""
 
-_MODELS = "/v1/models"
+_READERS: dict[str, Callable[[bytes], Ask]] = {
+    MESSAGES: read_ask,
+    CHAT: read_chat,
+    RESPONSES: read_response,
+    EMBEDDINGS: read_embeddings,
+}
 _HEADER_BYTES = 65_536
 """Real providers take more than aiohttp's 8 kB."""
 _BACKLOG = 1_024
@@ -34,7 +53,8 @@ _POLL_SECONDS = 0.001
 class Simulator:
     """A provider that listens from `start` to `stop`, or inside `async with`.
 
-    `credentials` are those that it accepts, as `x-api-key` or bearer; `None`: any, or none at all.
+    `credentials` are those that it accepts, as `x-api-key` (not for OpenAI's endpoints) or bearer; `None`: any, or
+    none at all. `protocol`: the only one that it speaks; `None`: both, each request's own.
     """
 
     def __init__(
@@ -42,7 +62,9 @@ class Simulator:
         *,
         port: int = 0,
         credentials: Collection[str] | None = None,
+        protocol: Protocol | None = None,
         models: Sequence[str] = MODELS,
+        openai_models: Sequence[str] = OPENAI_MODELS,
         accept_any_model: bool = False,
         remember_bodies: bool = True,
         remember_requests: bool = True,
@@ -55,7 +77,13 @@ class Simulator:
         self.port = port
         self._next: deque[Script] = deque()
         self._credentials = None if credentials is None else frozenset(credentials)
-        self._catalog = Catalog(models, accept_any=accept_any_model)
+        self._protocol = protocol
+        self._catalogs = {
+            served.name: Catalog(served, names, accept_any=accept_any_model)
+            for served, names in ((ANTHROPIC, models), (OPENAI, openai_models))
+        }
+        self._rules: dict[tuple[str | None, str | None], Script] = {}
+        """By credential and model; `None`: any."""
         self._remember_bodies = remember_bodies
         self._remember_requests = remember_requests
         self._answered = 0
@@ -68,6 +96,17 @@ class Simulator:
     def next(self, *scripts: Script) -> None:
         """Queues scripts, one for each message to come that the provider does not refuse by itself."""
         self._next.extend(scripts)
+
+    def when(self, script: Script | None, *, credential: str | None = None, model: str | None = None) -> None:
+        """Answers with this script to requests with that credential, or for that model, or both; `None`: no longer.
+
+        Goes before `next` and `script`. A rule for both goes before one for the credential, and that before one for
+        the model. One that names no model is for lookups too.
+        """
+        if script is None:
+            self._rules.pop((credential, model), None)
+        else:
+            self._rules[credential, model] = script
 
     def messages(self) -> list[Received]:
         """The metered calls."""
@@ -139,44 +178,59 @@ class Simulator:
         return received
 
     def _answer(self, request: web.BaseRequest, received: Received, request_id: str) -> Answer:
+        protocol = self._protocol or protocol_of(received.endpoint, request.headers)
         try:
-            self._authenticate(received)
-            return self._route(request, received, request_id)
+            self._authenticate(received, protocol)
+            return self._route(request, received, request_id, protocol)
         except Refusal as refusal:
-            return fixed_answer(refusal.script, request_id)
+            return fixed_answer(refusal.script, request_id, protocol)
         finally:
             if not self._remember_bodies:
                 received.body = b""
 
-    def _authenticate(self, received: Received) -> None:
+    def _authenticate(self, received: Received, protocol: Protocol) -> None:
         if any(PREFIX in value for _, value in received.headers):
             raise Refusal(400, GATEWAY_KEY_MESSAGE)
         if self._credentials is None:
             return
         bearer = (received.header("authorization") or "").removeprefix("Bearer ")
+        if protocol is OPENAI and bearer not in self._credentials:
+            raise wrong_openai_key(bearer)
         if self._credentials.isdisjoint({received.header("x-api-key"), bearer}):
             raise Refusal(401, "invalid x-api-key")
 
-    def _route(self, request: web.BaseRequest, received: Received, request_id: str) -> Answer:
-        match received.method, received.endpoint:
-            case "POST", "/v1/messages":
-                return self._message(received, request_id)
-            case "POST", "/v1/messages/count_tokens":
+    def _route(self, request: web.BaseRequest, received: Received, request_id: str, protocol: Protocol) -> Answer:
+        endpoint, catalog = received.endpoint, self._catalogs[protocol.name]
+        if received.method == "POST" and endpoint in protocol.metered:
+            return self._metered(received, request_id, protocol)
+        match received.method, endpoint:
+            case "POST", "/v1/messages/count_tokens" if protocol is ANTHROPIC:
                 value = count_tokens(received.body)
-            case "GET", "/v1/models":
-                value = self._catalog.page(request.query)
-            case "GET", path if path.startswith(f"{_MODELS}/"):
-                value = self._catalog.one(path.removeprefix(f"{_MODELS}/"))
+            case "GET", path if path == MODELS_PATH:
+                value = catalog.all(request.query)
+            case "GET", path if path.startswith(f"{MODELS_PATH}/"):
+                value = catalog.one(path.removeprefix(f"{MODELS_PATH}/"))
             case _:
-                raise Refusal(404, "Not found")
+                raise unknown_path(protocol, received.method, endpoint)
         script = self._chosen(received) or Script()
-        return fixed_answer(script, request_id) if script.is_fixed else lookup_answer(script, value)
+        return (
+            fixed_answer(script, request_id, protocol)
+            if script.is_fixed
+            else lookup_answer(script, value, protocol)
+        )
 
-    def _message(self, received: Received, request_id: str) -> Answer:
-        ask = read_ask(received.body)
-        self._catalog.check(ask.model)
+    def _metered(self, received: Received, request_id: str, protocol: Protocol) -> Answer:
+        ask = _READERS[received.endpoint](received.body)
+        received.model = ask.model
+        self._catalogs[protocol.name].check(ask.model)
         script = self._chosen(received) or (self._next.popleft() if self._next else self.script)
-        return fixed_answer(script, request_id) if script.is_fixed else message_answer(script, ask)
+        return fixed_answer(script, request_id, protocol) if script.is_fixed else message_answer(script, ask)
 
     def _chosen(self, received: Received) -> Script | None:
-        return self.choose(received) if self.choose else None
+        """By the test's function, else by the most exact rule."""
+        script = self.choose(received) if self.choose else None
+        if script or not self._rules:
+            return script
+        credential, model = received.credential, received.model
+        rules = ((credential, model), (credential, None), (None, model), (None, None))
+        return next((self._rules[rule] for rule in rules if rule in self._rules), None)

@@ -1,29 +1,22 @@
-"""What the simulated provider can be told to do, and what it then says. Its bytes: simulator_answers.py.
+"""What the simulated provider can be told to do, and what it can be asked for.
 
-A `Script` says how one answer goes; by default it is a truthful provider's:
+A `Script` says how one answer goes, in whatever protocol; by default it is a truthful provider's:
 
     Script()                                            12 tokens in 4 deltas, usage as counted
     Script(output_tokens=50, events=50, pause_seconds=0.02)     a trickle
     Script(cut_after_events=3)                          a reset right after the third event
     Script(usage=Usage(input=9, output=5, cache_read=70), over_report=1_000)
     Script(status=529)                                  overloaded_error, in Anthropic's envelope
+    Script(status=429, retry_after_seconds=7)
+    Script(chat_usage="x_groq")                         a vendor that is compatible with OpenAI, nearly
 
-Text is made of words of four bytes for each token, so an estimate of bytes / 4 is exact.
+What an answer then says is in content.py; its shape in messages.py, chat.py, responses.py and embeddings.py.
 """
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from gateway.core.usage import NO_USAGE, Usage
-
-BYTES_PER_TOKEN = 4
-
-_WORDS = ("the ", "old ", "cat ", "sat ", "and ", "saw ", "one ", "big ", "red ", "sun ")
-_TOOL_INPUT_OVERHEAD = 3
-"""Tokens that the JSON around a tool's one argument takes."""
+from gateway.core.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,26 +27,37 @@ class Script:
     status: int = 200
     error_type: str | None = None
     """`None`: the one that belongs to the status."""
+    error_code: str | None = None
+    """OpenAI's; `None`: the one that belongs to the status, if it has one."""
+    error_param: str | None = None
+    """OpenAI's."""
     error_message: str = "The simulator was told to fail."
+    retry_after_seconds: int | None = None
     body: bytes | None = None
     """Exactly these bytes; `usage` then says what they report."""
     content_type: str | None = None
     extra_headers: tuple[tuple[str, str], ...] = ()
     output_tokens: int = 12
-    """Never more than the request's `max_tokens`."""
+    """Of each choice, and never more than the request's maximum."""
     events: int = 4
     """Deltas into which the text is divided."""
     tool_use: bool = False
     """Answers with a tool call; without it, only a request that forces a tool gets one."""
     thinking: Literal["shown", "hidden"] | None = None
+    """Half of the output is thought; OpenAI's endpoints count it as reasoning."""
     long_data_line_bytes: int = 0
-    """At least so long is the one data line of a search result before the text."""
+    """At least so long is one data line: a search result (Anthropic), a piece of audio (chat), or an image, which
+    the terminal event states again (responses)."""
+    content_filter: bool = False
+    """The answer ends because of what it says; a refusal in Anthropic's words."""
+    response_failed: bool = False
+    """A response ends with `response.failed`; other protocols have nothing like it."""
 
     # What is reported.
     usage: Usage | None = None
     """`None`: as counted."""
     over_report: int = 0
-    """Output tokens reported on top."""
+    """Output tokens reported on top; of embeddings, which have none, input tokens."""
     start_usage: Usage | None = None
     """What `message_start` reports; `None`: the same, with one output token."""
     restate_input: bool = False
@@ -62,6 +66,17 @@ class Script:
     """Entries (type, usage) of the final `usage.iterations`."""
     message_deltas: int = 1
     omit_start_usage: bool = False
+    """This and the four before it: Anthropic's messages only."""
+    chat_usage: Literal["own_chunk", "last_chunk", "last_choice", "every_chunk", "late_choice", "x_groq"] = (
+        "own_chunk"
+    )
+    """Where a streamed chat reports. OpenAI: in a chunk of its own without choices, if the request asks for it, and
+    the other chunks have `null`. Vendors, asked or not (PROTOCOLS B.4): beside the last choice's end; within it; in
+    every chunk, cumulative; in a chunk of its own with a choice that says nothing; as `x_groq.usage`."""
+    cached_tokens: Literal["details", "prompt_cache_hit_tokens", "cached_tokens", "nowhere"] = "details"
+    """Where OpenAI's endpoints report cache reads; the two fields are vendors', in the usage of chats."""
+    reasoning_apart: bool = False
+    """A vendor's: the completion tokens of a chat leave out the reasoning, which the total includes."""
     omit_usage: bool = False
     null_usage: bool = False
 
@@ -84,9 +99,15 @@ class Script:
     spaced_json: bool = False
     line_end: Literal["\n", "\r\n", "\r"] = "\n"
     pings: int = 1
+    """Anthropic's; the others have none."""
+    comments: int = 0
+    """Lines that keep a stream alive and that no reader sees."""
     unknown_events: int = 0
+    """Of chats: chunks without choices, as Azure sends them."""
+    obfuscation: bool = False
+    """OpenAI's padding of deltas, unless the request declines it."""
     trailing_bytes: bytes = b""
-    """After `message_stop`."""
+    """After the terminal event."""
     encoding: Literal["gzip", "deflate"] | None = None
     """Compressed, flushed after each event, whatever the request accepts."""
     chunked_json: bool = False
@@ -116,7 +137,7 @@ def redirect(location: str) -> Script:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What an answer depends on of a request for a message."""
+    """What an answer depends on of a request; by itself, of one for a message of Anthropic's."""
 
     model: str
     input_tokens: int
@@ -126,130 +147,29 @@ class Ask:
     must_use_tool: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A content block as it stands in a JSON answer (`whole`), and as a stream builds it up."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatAsk(Ask):
+    """Of a request for chat completions."""
 
-    whole: dict[str, Any]
-    start: dict[str, Any]
-    deltas: tuple[dict[str, Any], ...] = ()
-
-
-def add_up(usages: Iterable[Usage]) -> Usage:
-    """Each of the four counts by itself."""
-    total = NO_USAGE
-    for usage in usages:
-        total = Usage(
-            input=total.input + usage.input,
-            output=total.output + usage.output,
-            cache_write=total.cache_write + usage.cache_write,
-            cache_read=total.cache_read + usage.cache_read,
-        )
-    return total
+    choices: int = 1
+    include_usage: bool = False
+    include_obfuscation: bool = True
 
 
-# What a message says: blocks, usage, stop reason.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseAsk(Ask):
+    """Of a request for a response."""
+
+    include_obfuscation: bool = True
+    echoed: bytes = b"{}"
+    """A JSON object: fields of the request that the answer states again, as they came."""
 
 
-def blocks(script: Script, ask: Ask) -> list[Block]:
-    tokens = min(script.output_tokens, ask.max_tokens)
-    blocks = []
-    if script.thinking:
-        tokens, thought = tokens - tokens // 2, tokens // 2
-        blocks.append(_thinking_block(thought, is_shown=script.thinking == "shown"))
-    if script.long_data_line_bytes:
-        blocks.append(_search_result_block(script.long_data_line_bytes))
-    if _calls_tool(script, ask):
-        return [*blocks, _tool_block(ask.tool, tokens, script.events)]
-    return [*blocks, _text_block(tokens, script.events)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsAsk(Ask):
+    """Of a request for embeddings."""
 
-
-def _text_block(tokens: int, events: int) -> Block:
-    text = _words(tokens)
-    deltas = tuple({"type": "text_delta", "text": part} for part in _divide(text, events))
-    return Block({"type": "text", "text": text}, {"type": "text", "text": ""}, deltas)
-
-
-def _tool_block(name: str, tokens: int, events: int) -> Block:
-    argument = {"note": _words(max(0, tokens - _TOOL_INPUT_OVERHEAD))}
-    parts = ["", *_divide(json.dumps(argument), events)]
-    block = {"type": "tool_use", "id": "toolu_simulated", "name": name}
-    deltas = tuple({"type": "input_json_delta", "partial_json": part} for part in parts)
-    return Block(block | {"input": argument}, block | {"input": {}}, deltas)
-
-
-def _thinking_block(tokens: int, *, is_shown: bool) -> Block:
-    thought = _words(tokens) if is_shown else ""
-    signature = {"signature": "c2ltdWxhdGVk"}
-    deltas = [{"type": "signature_delta"} | signature]
-    if thought:
-        deltas.insert(0, {"type": "thinking_delta", "thinking": thought})
-    block = {"type": "thinking", "thinking": ""}
-    return Block(block | {"thinking": thought} | signature, block | {"signature": ""}, tuple(deltas))
-
-
-def _search_result_block(size: int) -> Block:
-    result = {"type": "web_search_result", "url": "https://example.com/", "title": "Example", "page_age": None}
-    block = {
-        "type": "web_search_tool_result",
-        "tool_use_id": "srvtoolu_simulated",
-        "content": [result | {"encrypted_content": "A" * size}],
-    }
-    return Block(block, block)
-
-
-def _words(tokens: int) -> str:
-    whole, rest = divmod(tokens, len(_WORDS))
-    return "".join(_WORDS) * whole + "".join(_WORDS[:rest])
-
-
-def _divide(text: str, parts: int) -> list[str]:
-    """`text` in at most `parts` parts of about the same length, none of them empty."""
-    ends = [len(text) * number // parts for number in range(parts + 1)]
-    return [text[start:end] for start, end in pairwise(ends) if end > start]
-
-
-def _calls_tool(script: Script, ask: Ask) -> bool:
-    return script.tool_use or ask.must_use_tool
-
-
-def stop_reason(script: Script, ask: Ask) -> str:
-    if _calls_tool(script, ask):
-        return "tool_use"
-    return "max_tokens" if script.output_tokens > ask.max_tokens else "end_turn"
-
-
-def usage_of(script: Script, ask: Ask) -> Usage:
-    counted = Usage(input=ask.input_tokens, output=min(script.output_tokens, ask.max_tokens))
-    usage = script.usage or counted
-    return replace(usage, output=usage.output + script.over_report)
-
-
-def counts(usage: Usage) -> dict[str, Any]:
-    return {
-        "input_tokens": usage.input,
-        "cache_creation_input_tokens": usage.cache_write,
-        "cache_read_input_tokens": usage.cache_read,
-        "output_tokens": usage.output,
-    }
-
-
-def full_usage(usage: Usage) -> dict[str, Any]:
-    split = {"ephemeral_5m_input_tokens": usage.cache_write, "ephemeral_1h_input_tokens": 0}
-    return counts(usage) | {"cache_creation": split, "service_tier": "standard"}
-
-
-def iterations(script: Script) -> dict[str, Any]:
-    entries = [{"type": kind} | counts(usage) for kind, usage in script.iterations]
-    return {"iterations": entries} if entries else {}
-
-
-def with_iterations(script: Script, usage: Usage) -> Usage:
-    """The sum of the iterations, but never less than the top level: the rule by which they are charged."""
-    total = add_up(usage for _, usage in script.iterations)
-    return Usage(
-        input=max(usage.input, total.input),
-        output=max(usage.output, total.output),
-        cache_write=max(usage.cache_write, total.cache_write),
-        cache_read=max(usage.cache_read, total.cache_read),
-    )
+    max_tokens: int = 0
+    inputs: int
+    dimensions: int
+    as_base64: bool = False

@@ -13,9 +13,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.core.usage import NO_USAGE, Usage
-from gateway.simulator.answers import Answer, Piece
+from gateway.simulator.pieces import Answer, Piece
+from gateway.simulator.protocols import METERED
 
-_MESSAGES = "/v1/messages"
 _FLUSH_POLL_SECONDS = 0.001
 _NO_LINGER = struct.pack("ii", 1, 0)
 """`SO_LINGER` of zero seconds: closing sends a reset."""
@@ -35,6 +35,8 @@ class Received:
     body_length: int
     body_sha256: str
 
+    model: str | None = None
+    """The one that a metered call asks for."""
     status: int | None = None
     """`None`: the answer has not begun."""
     reported: Usage = NO_USAGE
@@ -53,8 +55,14 @@ class Received:
 
     @property
     def is_message(self) -> bool:
-        """Whether it is the one call that is metered."""
-        return self.method == "POST" and self.endpoint == _MESSAGES
+        """Whether it is a metered call: a message, a chat completion, a response, embeddings."""
+        return self.method == "POST" and self.endpoint in METERED
+
+    @property
+    def credential(self) -> str | None:
+        """The key, as `x-api-key` or as bearer."""
+        bearer = self.header("authorization")
+        return self.header("x-api-key") or (bearer.removeprefix("Bearer ") if bearer else None)
 
     @property
     def answer_sha256(self) -> str:
@@ -81,7 +89,7 @@ class _CloseDelimited(web.StreamResponse):
 async def send(request: web.BaseRequest, answer: Answer, received: Received, request_id: str) -> web.StreamResponse:
     """Writes the whole answer, as its script says, and notes in `received` how far it came."""
     kind = _CloseDelimited if answer.framing == "close" else web.StreamResponse
-    headers = CIMultiDict((*answer.headers, ("request-id", request_id)))
+    headers = CIMultiDict((*answer.headers, (answer.request_id_header, request_id)))
     response = kind(status=answer.script.status, headers=headers)
     if answer.framing == "close":
         response.force_close()
