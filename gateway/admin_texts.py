@@ -121,6 +121,8 @@ def paste_lines(origin: str, key_text: str) -> list[str]:
         f"  export ANTHROPIC_AUTH_TOKEN={key_text}",
         "Anthropic SDK for Python:",
         f'  client = anthropic.Anthropic(base_url="{origin}", api_key="{key_text}")',
+        "OpenAI SDK for Python:",
+        f'  client = openai.OpenAI(base_url="{origin}/v1", api_key="{key_text}")',
         f"Its usage: {origin}/usage",
     ]
 
