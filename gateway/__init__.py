@@ -3,7 +3,7 @@
 One request, walked:
 
     clients.py      the connections of clients: how many, how long, how much (core/heads.py: in what form)
-    dispatch.py     one table of routes, made in app.py; the one place where an error becomes an answer (responses.py)
+    dispatch.py     the table of routes (app.py) looked up; where an error becomes an answer (responses.py)
     auth.py         whose key is it? (hashing.py proves it, keystore.py has the records)
     intake.py       the body, in good time and within the memory that there is
     core/parsing.py what the limits need to know of it (core/estimate.py: how large is it? core/openai_parsing.py)

@@ -21,7 +21,7 @@ MOST_NAMES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 """What models are called. What an upstream lists otherwise is not learned: it could be any text."""
 _log = logging.getLogger("opusmax.catalog")
-_DATE_SUFFIX = re.compile(r"-20\d{6}$", re.ASCII)
+_DATE_SUFFIX = re.compile(r"-20\d\d-?\d\d-?\d\d$", re.ASCII)
 
 
 class Catalog:

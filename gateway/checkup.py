@@ -1,16 +1,14 @@
-"""`check` and `backup`: is the installation sound, and a copy of its data.
+"""`check`: is the installation sound.
 
 Each check is a line; a fault tells what to do. `check --privacy` looks at one thing in full: whether the privacy
 policy tells of every column that the database really has.
 """
 
 import asyncio
-import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -24,6 +22,8 @@ from gateway.core.amounts import MINUTE_MS, show_time
 from gateway.core.errors import SettingsError
 from gateway.core.policy import Column, Gaps
 from gateway.core.settings import Settings
+from gateway.core.upstreams import Access, UpstreamSettings
+from gateway.credentials import open_upstreams
 from gateway.database import SCHEMA_VERSION, DatabaseError, connect, require_undamaged, schema_version
 from gateway.erasure import is_erasure_pending
 from gateway.reports import read_columns
@@ -34,8 +34,6 @@ SELECT max(newest)
   FROM (SELECT (SELECT max(started) FROM request WHERE key = key.id) AS newest
           FROM key)
 """
-
-COPY_DATABASE = "VACUUM INTO ?"
 
 PACKAGES_FILE = Path(__file__).parent.parent / "requirements.txt"
 PINNED_VERSION = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
@@ -63,7 +61,7 @@ class Finding:
 def check(path: Path, load_settings: Callable[[], Settings], environment: Mapping[str, str], now_ms: int) -> Answer:
     """Look at everything that can be looked at without a server."""
     findings = [
-        *_check_settings(load_settings),
+        *_check_settings(load_settings, environment),
         *_check_program(environment),
         _check_folder(path),
         *_check_database(path, now_ms),
@@ -101,47 +99,16 @@ async def check_privacy(connection: aiosqlite.Connection) -> Answer:
     )
 
 
-async def back_up(connection: aiosqlite.Connection, target: Path) -> Answer:
-    """A consistent copy, readable by its owner only. Raises `OSError` if the file is there or cannot be written."""
-    with _new_file(target):
-        await connection.execute(COPY_DATABASE, (str(target),))
-        size_bytes = _sync(target)
-    return Answer(
-        value={"file": str(target), "bytes": size_bytes},
-        talk=(f"Wrote {target} ({size_bytes:,} bytes). A key deleted later is still in it.",),
-    )
-
-
-@contextmanager
-def _new_file(target: Path) -> Iterator[None]:
-    """An empty file, which goes again if something fails.
-
-    SQLite would give it the mode of the umask, and would take any empty file that is already there.
-    """
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        yield
-    except BaseException:
-        target.unlink()
-        raise
-
-
-def _sync(file: Path) -> int:
-    """The file, and its name in the folder, survive a power cut from now on; returns its bytes."""
-    for place in (file, file.parent):
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    return file.stat().st_size
-
-
-def _check_settings(load_settings: Callable[[], Settings]) -> Iterator[Finding]:
+def _check_settings(load_settings: Callable[[], Settings], environment: Mapping[str, str]) -> Iterator[Finding]:
     try:
         settings = load_settings()
     except SettingsError as error:
         yield Finding(str(error), True)
         return
-    yield asyncio.run(_check_upstream(settings.anthropic_url))
+    except OSError as error:
+        yield Finding(f"the configuration file {error.filename} cannot be read: {error.strerror}", True)
+        return
+    yield from _check_upstreams(settings, environment)
     missing = {
         "public_url": "texts and pages cannot say where users find this server",
         "contact": "users are not told whom to ask, and the privacy page names nobody",
@@ -156,20 +123,45 @@ def _check_settings(load_settings: Callable[[], Settings]) -> Iterator[Finding]:
             )
 
 
-async def _check_upstream(origin: str) -> Finding:
+def _check_upstreams(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Each by itself, so that one fault does not hide another; a missing credential in the words of `serve`."""
+    opened: list[Access] = []
+    for alone in [replace(settings, upstream=(one,)) for one in settings.upstream] or [settings]:
+        try:
+            opened += open_upstreams(alone, environment)
+        except SettingsError as error:
+            yield Finding(str(error), True)
+    yield from map(_credential_finding, opened)
+    yield from asyncio.run(_reach(settings.upstream or [access.upstream for access in opened]))
+
+
+def _credential_finding(access: Access) -> Finding:
+    upstream, count = access.upstream, len(access.credentials)
+    if not upstream.credentials:
+        return Finding(f"upstream {upstream.name} needs no credential")
+    sources = ", ".join(upstream.credentials)
+    return Finding(f"upstream {upstream.name} has {count} credential{'s' * (count > 1)} from {sources}")
+
+
+async def _reach(upstreams: Sequence[UpstreamSettings]) -> list[Finding]:
+    return await asyncio.gather(*map(_check_upstream, upstreams))
+
+
+async def _check_upstream(upstream: UpstreamSettings) -> Finding:
     """A connection and, where there is TLS, a certificate that holds; nothing is asked."""
-    parts = urlsplit(origin)
+    parts = urlsplit(upstream.origin)
     is_tls = parts.scheme == "https"
     port = parts.port or (443 if is_tls else 80)
+    provider, name = f"the provider at {upstream.origin}", f"(upstream {upstream.name})"
     try:
         async with asyncio.timeout(UPSTREAM_SECONDS):
             _reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=is_tls or None)
     except TimeoutError:
-        return Finding(f"the provider at {origin} does not answer: look at the network and its firewall", True)
+        return Finding(f"{provider} does not answer {name}: look at the network and its firewall", True)
     except OSError as error:
-        return Finding(f"the provider at {origin} cannot be reached: {error.strerror or error}", True)
+        return Finding(f"{provider} cannot be reached {name}: {error.strerror or error}", True)
     writer.close()
-    return Finding(f"the provider at {origin} can be reached")
+    return Finding(f"{provider} can be reached {name}")
 
 
 def _check_program(environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ import aiosqlite
 import click
 
 from gateway import admin, admin_usage, checkup
+from gateway.backup import back_up
 from gateway.cli_keys import key
 from gateway.cli_options import (
     DEFAULT_DATABASE,
@@ -109,6 +110,10 @@ def program() -> None:
 
 program.add_command(key)
 
+_config_option = click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path), help="[default: opusmax.toml, if there is one]"
+)
+
 
 @program.command(
     examples="""
@@ -117,10 +122,15 @@ program.add_command(key)
     """
 )
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen. [default: 127.0.0.1:8080]")
+@_config_option
 @click.option(
-    "--config", metavar="FILE", type=click.Path(path_type=Path), help="[default: opusmax.toml, if there is one]"
+    "--anthropic-url",
+    metavar="URL",
+    help="Where Anthropic's protocol is spoken. [default: https://api.anthropic.com]",
 )
-@click.option("--anthropic-url", metavar="URL", help="The provider's origin. [default: https://api.anthropic.com]")
+@click.option(
+    "--openai-url", metavar="URL", help="Where OpenAI's protocol is spoken. [default: https://api.openai.com]"
+)
 @click.option("--tls-cert", metavar="FILE", help="Serve TLS with this certificate and its chain (PEM).")
 @click.option("--tls-key", metavar="FILE", help="The certificate's private key (PEM).")
 @click.option("--behind-proxy", is_flag=True, default=None, help="A proxy that speaks TLS stands in front.")
@@ -132,7 +142,8 @@ program.add_command(key)
 def serve(call: Call, /, config: Path | None, **flags: object) -> int:
     """Run the gateway. Every setting can also stand in the configuration file or in OPUSMAX_<NAME>.
 
-    The upstream credential comes from ANTHROPIC_API_KEY, or from the file that ANTHROPIC_API_KEY_FILE names.
+    The providers' credentials come from ANTHROPIC_API_KEY and OPENAI_API_KEY, or from the files that
+    ANTHROPIC_API_KEY_FILE and OPENAI_API_KEY_FILE name; [[upstream]] tables of the file name their own.
     """
     from gateway.server import serve as run_server
 
@@ -184,19 +195,24 @@ def usage(call: Call, text: str | None, since: str, by: str, as_csv: bool) -> in
 @program.command(
     examples="""
     opusmax.py check
+    opusmax.py check --config /etc/opusmax.toml
     opusmax.py check --privacy
     """
 )
+@_config_option
 @click.option(
     "--privacy", is_flag=True, help="Only, and in full: each column beside its line of the privacy policy."
 )
 @common_options
 @pass_call
-def check(call: Call, privacy: bool) -> int:
-    """Look for faults in configuration, packages, permissions, database and clock. Exit code 1 if there is one."""
+def check(call: Call, config: Path | None, privacy: bool) -> int:
+    """Look for faults in configuration, packages, permissions, database and clock. Exit code 1 if there is one.
+
+    It sees what `serve` would see in the same environment: the credentials too.
+    """
     if privacy:
         return call.say(call.run(checkup.check_privacy))
-    return call.say(checkup.check(call.database, lambda: call.settings({}), call.environment, call.now_ms))
+    return call.say(checkup.check(call.database, lambda: call.settings({}, config), call.environment, call.now_ms))
 
 
 @program.command(examples="opusmax.py backup /var/backups/opusmax-monday.db")
@@ -205,4 +221,4 @@ def check(call: Call, privacy: bool) -> int:
 @pass_call
 def backup(call: Call, file: Path) -> int:
     """Copy the database, consistently, while a server may be running. Never overwrites a file."""
-    return call.say(call.run(lambda c: checkup.back_up(c, file)))
+    return call.say(call.run(lambda c: back_up(c, file)))

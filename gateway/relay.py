@@ -78,6 +78,7 @@ class Relay:
         await self._admission.ready(key.row)
         key = self._authenticator.recheck(key.row)  # the body may have taken its time
         headers = wire.request_headers(request.headers.items())
+        self._admission.check_model(key, parsed.model)
         attempts = self._upstreams.attempts(call.api.protocol, parsed.model)
         sent = Request(
             endpoint=call.endpoint, headers=headers, query=query, body=body, usage_splice=parsed.usage_splice

@@ -55,6 +55,7 @@ class Upstream:
         self._host = urlsplit(self.settings.url).netloc
         self._own_headers = dict(self.settings.headers)
         self._credentials = access.credentials
+        self.credentials = len(access.credentials)
         self._secrets = [credential.encode() for credential in access.credentials if credential]
         self._pool = Pool(
             self.settings.origin,
@@ -87,14 +88,16 @@ class Upstream:
         head = _request_head(endpoint.method, path + (query and f"?{query}"), fields)
         return Sending(self._pool, head, body or b"", self._check)
 
-    async def list_models(self) -> tuple[ListedModel, ...]:
+    async def list_models(self, credential: int = 0) -> tuple[ListedModel, ...]:
         """All models that it offers. Raises `GatewayError`."""
         protocol = self.settings.protocol
         body = bytearray()
         try:
             async with (
                 asyncio.timeout(MODELS_TIMEOUT_SECONDS),
-                self.send(Endpoint.MODELS, _OWN_HEADERS[protocol], _LIST_QUERY[protocol]) as answer,
+                self.send(
+                    Endpoint.MODELS, _OWN_HEADERS[protocol], _LIST_QUERY[protocol], credential=credential
+                ) as answer,
             ):
                 async for chunk in answer.chunks():
                     body += chunk

@@ -73,10 +73,14 @@ class Upstreams:
 
     async def models(self, form: Protocol, globs: Sequence[str]) -> tuple[ListedModel, ...]:
         """The models that a key may use, of all upstreams. Raises `GatewayError` while no list is known."""
-        if self._listed_at_ms is None or self._clock.now_ms() > self._listed_at_ms + LISTS_LAST_MS:
+        if not self._are_lists_fresh():
             async with self._listing:
-                await self.refresh_lists()
+                if not self._are_lists_fresh():  # another request may have asked meanwhile
+                    await self.refresh_lists()
         return listing.allowed(listing.merge(self._lists, self._router, form), globs)
+
+    def _are_lists_fresh(self) -> bool:
+        return self._listed_at_ms is not None and self._clock.now_ms() <= self._listed_at_ms + LISTS_LAST_MS
 
     async def refresh_lists(self) -> list[str]:
         """Ask all upstreams for their lists; returns the ids. Raises a `GatewayError` if none came."""
@@ -156,8 +160,14 @@ def _trouble_of(outcome: Answer | GatewayError) -> Trouble | None:
 
 
 async def _list_of(upstream: Upstream) -> tuple[ListedModel, ...] | GatewayError:
-    try:
-        return await upstream.list_models()
-    except GatewayError as error:
-        _log.warning(Event.MODELS_NOT_LISTED, exc_info=error)
-        return error
+    """Its first credential that is not refused is enough."""
+    outcome: tuple[ListedModel, ...] | GatewayError = ()
+    for credential in range(upstream.credentials):
+        try:
+            return await upstream.list_models(credential)
+        except GatewayError as error:
+            outcome = error
+            if not isinstance(error, UpstreamCredentialRefused):
+                break
+    _log.warning(Event.MODELS_NOT_LISTED)
+    return outcome

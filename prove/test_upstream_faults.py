@@ -14,7 +14,7 @@ from gateway.simulator import Simulator
 from prove.conftest import Figure
 from prove.load import held_data
 from tests.byte_corpus import Client, Exchange, NumberedProvider, Seen, chunk, connect, request_bytes
-from tests.harness import Database, serving, until
+from tests.harness import CREDENTIALS, Database, serving, until
 from tests.raw_provider import OK, RawProvider, Reader, Writer, echo, reset
 from tests.test_bytes import plain, streamed
 from tests.test_crosstalk import descriptors
@@ -270,7 +270,7 @@ async def test_upstream_faults_leave_no_task(provider: Simulator, database: Data
     keys = [await database.create_key(f"key {number}") for number in range(AT_ONCE)]
     async with (
         RawProvider(faulty.handle) as raw,
-        serving(provider, database.path, anthropic_url=raw.origin, **WITHOUT_PATIENCE) as origin,
+        serving(provider, database.path, CREDENTIALS, anthropic_url=raw.origin, **WITHOUT_PATIENCE) as origin,
     ):
         try:
             meeting = Meeting(origin, database, keys)

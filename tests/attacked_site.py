@@ -15,7 +15,7 @@ from gateway.core.records import KeyRow
 from gateway.pages import ROWS_PER_PAGE
 from gateway.simulator import Simulator
 from tests.browser import Tab
-from tests.harness import OPERATOR_CREDENTIAL, Database, now_ms, serving
+from tests.harness import CREDENTIALS, OPERATOR_CREDENTIAL, Database, now_ms, serving
 
 TAKEN_AS_NAMES = (
     "<script>ran = 1</script>",
@@ -97,7 +97,7 @@ async def attacked(path: Path, names: Sequence[str], models: Sequence[str], **se
             await add_requests(connection, key.row, own)
     async with (
         Simulator(credentials={OPERATOR_CREDENTIAL}) as provider,
-        serving(provider, path, **settings) as origin,
+        serving(provider, path, CREDENTIALS, **settings) as origin,
     ):
         yield Site(origin, site.keys)
 

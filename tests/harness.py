@@ -111,7 +111,7 @@ def secret_of(key: Key, api_key: ApiKey, hasher: argon2.PasswordHasher = FAST_HA
 
 @asynccontextmanager
 async def serving(
-    provider: Simulator, path: Path, credentials: Mapping[str, str] = CREDENTIALS, **settings: object
+    provider: Simulator, path: Path, credentials: Mapping[str, str] = CREDENTIALS, **settings: Any
 ) -> AsyncIterator[str]:
     """A gateway in front of `provider`, which it has `credentials` for; gives its origin."""
     places = {"anthropic_url": provider.origin, "openai_url": provider.origin, "listen": "127.0.0.1:0"}

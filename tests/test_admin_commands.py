@@ -57,7 +57,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
         def run_command(*argv: str, **environment: str) -> Outcome:
             out, err = io.StringIO(), io.StringIO()
-            code = cli.main(argv, {"OPUSMAX_ANTHROPIC_URL": origin} | environment, out, err)
+            code = cli.main(
+                argv, {"OPUSMAX_ANTHROPIC_URL": origin, "ANTHROPIC_API_KEY": "a-credential"} | environment, out, err
+            )
             return Outcome(code, out.getvalue(), err.getvalue())
 
         yield run_command

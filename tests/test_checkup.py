@@ -142,6 +142,72 @@ def test_packages_that_are_not_those_of_the_lock_are_a_fault(
     assert "pip install --require-hashes -r requirements.txt" in found or pinned is None
 
 
+# The upstreams
+
+
+def upstreams(*tables: tuple[str, str, str]) -> str:
+    """The tables of upstreams: name, address, and the variable of their credential, if they need one."""
+    return "".join(
+        f'[[upstream]]\nname = "{name}"\nprotocol = "openai"\nurl = "{url}"\n'
+        + (f'credentials = "{variable}"\n' if variable else "")
+        for name, url, variable in tables
+    )
+
+
+async def test_each_upstream_is_looked_at_and_its_faults_are_told_by_its_name(
+    provider: Simulator, used: Database, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    gone = f"http://127.0.0.1:{unused_tcp_port}"
+    tables = upstreams(
+        ("good", f"{provider.origin}/v1", "GOOD_KEY"),
+        ("local", provider.origin, ""),
+        ("gone", gone, "GONE_KEY"),
+        ("closed", provider.origin, "CLOSED_KEY"),
+    )
+    file = tmp_path / "elsewhere.toml"
+    file.write_text(f'contact = "ops@example.com"\n{tables}')
+    environment = {"GOOD_KEY": f"{OPERATOR_CREDENTIAL},another", "GONE_KEY": OPERATOR_CREDENTIAL}
+    code, output, errors = await run("check", "--config", str(file), database=used.path, **environment)
+    told = faults(output)
+    assert code == 1
+    assert len([fault for fault in told if f"{gone} cannot be reached (upstream gone)" in fault]) == 1
+    assert (
+        len([fault for fault in told if "upstream closed: credentials: " in fault and "CLOSED_KEY" in fault]) == 1
+    )
+    assert [fault for fault in told if "good" in fault or "local" in fault or "contact" in fault] == []
+    assert "upstream good has 2 credentials from GOOD_KEY" in output
+    assert "upstream local needs no credential" in output
+    assert output.count(f"the provider at {provider.origin} can be reached") == 3
+    assert OPERATOR_CREDENTIAL not in output + errors
+
+
+@pytest.mark.parametrize("name", ["anthropic", "openai"])
+async def test_without_tables_the_upstreams_that_have_a_credential_are_looked_at(
+    provider: Simulator, used: Database, name: str
+) -> None:
+    given = {f"OPUSMAX_{name.upper()}_URL": provider.origin, f"{name.upper()}_API_KEY": OPERATOR_CREDENTIAL}
+    _, output, _ = await run("check", database=used.path, **given)
+    assert [line.split(maxsplit=1)[1] for line in output.splitlines() if "upstream " in line] == [
+        f"upstream {name} has 1 credential from {name.upper()}_API_KEY",
+        f"the provider at {provider.origin} can be reached (upstream {name})",
+    ]
+
+
+def test_without_any_credential_check_says_what_serve_would_say(used: Database) -> None:
+    code, output, _ = check(used)
+    [fault] = [fault for fault in faults(output) if "no credential for a provider" in fault]
+    assert code == 1
+    assert "ANTHROPIC_API_KEY" in fault
+    assert "OPENAI_API_KEY" in fault
+
+
+def test_a_configuration_that_is_not_there_is_a_fault_and_the_rest_is_looked_at(used: Database) -> None:
+    code, output, _ = check(used, "--config", "nowhere.toml")
+    assert code == 1
+    assert [fault for fault in faults(output) if "nowhere.toml cannot be read" in fault] != []
+    assert "the database is not damaged" in output
+
+
 # What the server refuses
 
 

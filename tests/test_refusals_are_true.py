@@ -117,7 +117,7 @@ def test_without_a_contact_the_administrator_has_no_name() -> None:
     ("hold", "part"),
     [
         (Hold(input=60_000, output=1), "its input alone is estimated at 60,000 tokens"),
-        (Hold(input=10, output=64_000), "its max_tokens alone is 64,000"),
+        (Hold(input=10, output=64_000), "its largest output alone is 64,000"),
         (Hold(input=30_000, output=30_000), "input about 30,000, max_tokens 30,000; a smaller max_tokens helps"),
     ],
 )

@@ -15,7 +15,7 @@ from typing import Protocol
 import aiohttp
 import pytest
 
-from gateway.simulator import Script, Simulator
+from gateway.simulator import OPENAI_MODELS, Script, Simulator
 from tests.harness import OPERATOR_CREDENTIAL, Database, ask, until
 
 COMMAND_LINE = Path(__file__).parent.parent / "opusmax.py"
@@ -141,8 +141,61 @@ async def test_without_a_credential_the_server_says_which_variable_and_stops(tmp
     code, output, errors = await run("serve", "--listen", "127.0.0.1:0", database=tmp_path / "opusmax.db")
     assert (code, output) == (1, "")
     assert "ANTHROPIC_API_KEY" in errors
+    assert "OPENAI_API_KEY" in errors
     assert "demo" in errors
     assert errors.count("\n") == 1
+
+
+async def chat(origin: str, key: str) -> int:
+    """The status of a chat completion."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            f"{origin}/v1/chat/completions",
+            json=ask(model=OPENAI_MODELS[0]),
+            headers={"authorization": f"Bearer {key}"},
+        ) as answer,
+    ):
+        await answer.read()
+        return answer.status
+
+
+async def test_both_protocols_are_served_at_the_addresses_of_the_flags(
+    provider: Simulator, database: Database
+) -> None:
+    text, key = await database.create_key()
+    async with (
+        Simulator(credentials={"another-credential"}) as other,
+        server(
+            provider, database.path, "--openai-url", f"{other.origin}/v1", OPENAI_API_KEY="another-credential"
+        ) as running,
+    ):
+        assert await status_of(running.origin, text) == 200
+        assert await chat(running.origin, text) == 200
+        assert (len(provider.messages()), len(other.messages())) == (1, 1)
+    assert [row.status for row in database.rows(key)] == [200, 200]
+
+
+async def test_upstreams_of_the_configuration_stand_in_place_of_those_of_the_flags(
+    provider: Simulator, database: Database, tmp_path: Path
+) -> None:
+    """A refused credential is told to the operator by the event alone."""
+    text, _ = await database.create_key()
+    file = tmp_path / "upstreams.toml"
+    file.write_text(
+        '[[upstream]]\nname = "team"\nprotocol = "openai"\n'
+        f'url = "{provider.origin}"\ncredentials = ["OLD_KEY", "NEW_KEY"]\n'
+    )
+    keys = {"OLD_KEY": "a-revoked-credential", "NEW_KEY": OPERATOR_CREDENTIAL}
+    async with server(provider, database.path, "--config", str(file), **keys) as running:
+        assert [await chat(running.origin, text) for _ in range(4)] == [200] * 4
+        assert await status_of(running.origin, text) == 404
+        assert await running.stop() == 0
+    assert running.errors.count(b"upstream.credential_refused") == 1
+    assert b"a-revoked-credential" not in running.errors
+    code, _, errors = await run("serve", "--config", str(file), database=database.path, NEW_KEY=" ")
+    assert (code, errors.count("\n")) == (1, 1)
+    assert "upstream team: credentials: there is none in OLD_KEY or NEW_KEY" in errors
 
 
 async def test_a_listen_address_without_tls_beyond_this_machine_is_refused(tmp_path: Path) -> None:

@@ -4,14 +4,12 @@ import pytest
 
 from gateway.core.errors import SettingsError
 from gateway.core.protocols import Protocol
-from gateway.core.records import Budget
 from gateway.core.settings import Settings
 from gateway.core.upstreams import Access, Timeouts, UpstreamSettings
 
 LEAST = 'name = "one"\nprotocol = "openai"\nurl = "https://api.example.com"\ncredentials = "A_KEY"\n'
 EVERYTHING = """
 silence_timeout_seconds = 77
-budgets = ["200M/30d"]
 
 [[upstream]]
 name = "team-anthropic"
@@ -20,7 +18,6 @@ url = "https://openrouter.ai/api/"
 credentials = ["FIRST_API_KEY", "/etc/opusmax/second.key", "./third.key"]
 credential_header = "Authorization"
 models = ["claude-*", "anthropic/claude-*"]
-budgets = "50M/24h"
 connect_timeout_seconds = 3
 first_byte_timeout_seconds = "2m"
 
@@ -74,13 +71,11 @@ def test_a_table_may_say_everything_and_inherits_what_it_leaves_out() -> None:
             ("openai-organization", "org-BqYbZ3kQ8vT1mN5xR7wL2pJd"),
         ),
         timeouts=Timeouts(connect_seconds=3, first_byte_seconds=120, silence_seconds=77),
-        budgets=(Budget(tokens=50_000_000, window_ms=86_400_000),),
         splice_usage=False,
     )
     assert (local.credentials, local.models, local.headers, local.budgets) == ((), (), (), ())
     assert (local.splice_usage, local.credential_header) == (False, "authorization")
     assert local.timeouts == Timeouts(connect_seconds=10, first_byte_seconds=600, silence_seconds=77)
-    assert Settings.load({}, {}, EVERYTHING).budgets == (Budget(tokens=200_000_000, window_ms=30 * 86_400_000),)
 
 
 def test_chat_streams_are_asked_for_their_usage_unless_switched_off() -> None:
@@ -160,7 +155,7 @@ def test_what_a_table_lacks_is_named(missing: str) -> None:
         ),
         ("headers", '{ x-a = "b", X-A = "c" }'),
         ("headers", '{ x-a = "Bearer 0123456789" }'),
-        *(("budgets", value) for value in ("5", '"0/24h"', '["1M/24h", "2M/1d"]', '"50M/day"')),
+        *(("budgets", value) for value in ('"50M/24h"', "5", '"0/24h"', '["1M/24h", "2M/1d"]', '"50M/day"')),
         *(("splice_usage", value) for value in ('"maybe"', "2")),
         *(
             (f"{part}_timeout_seconds", value)

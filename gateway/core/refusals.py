@@ -58,7 +58,7 @@ def _never_fits(denial: BudgetDenial, hold: Hold, overdraft: int, signpost: Sign
     if hold.input > room:
         part = f"its input alone is estimated at {hold.input:,} tokens"
     elif hold.output > room:
-        part = f"its max_tokens alone is {hold.output:,}"
+        part = f"its largest output alone is {hold.output:,}"
     else:
         smaller = "; a smaller max_tokens helps" if denial.smaller_fits else ""
         part = f"input about {hold.input:,}, max_tokens {hold.output:,}{smaller}"

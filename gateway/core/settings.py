@@ -99,7 +99,18 @@ class Settings:
                     break
         settings = cls(**chosen)
         settings._check()
-        return replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
+        settings = replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
+        settings._refuse_shared_budgets()
+        return settings
+
+    def _refuse_shared_budgets(self) -> None:
+        """They are read, and nothing holds them yet: a limit that does nothing is worse than none."""
+        places = {"budgets": self.budgets} | {f"upstream {one.name}: budgets": one.budgets for one in self.upstream}
+        for place, budgets in places.items():
+            if budgets:
+                raise SettingsError(
+                    f"{place}: not enforced yet, so leave them out and give each key its own budget"
+                )
 
     def _check(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

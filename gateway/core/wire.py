@@ -161,9 +161,9 @@ def refuse_key(text: str, place: str = "the address") -> None:
 
 
 def protocol_of(path: str, header_names: Iterable[str]) -> Protocol:
-    """In whose form the answer to a request is. Lists of models are asked for by clients of both protocols, which
-    tell themselves apart by their headers (PROTOCOLS E)."""
+    """In whose form the answer to a request is. Clients of both protocols ask for lists of models, and for what is
+    not served here; their headers tell them apart (PROTOCOLS E)."""
     is_openai = path in OPENAI_PATHS
-    if "/models" in path:
-        is_openai = _ANTHROPIC_HEADERS.isdisjoint(map(str.lower, header_names))
+    if "/models" in path or (path.startswith("/v1/") and not path.startswith(Endpoint.MESSAGES.path)):
+        is_openai = is_openai or _ANTHROPIC_HEADERS.isdisjoint(map(str.lower, header_names))
     return Protocol.OPENAI if is_openai else Protocol.ANTHROPIC
