@@ -14,10 +14,9 @@ from gateway.simulator import Script, Simulator
 from prove.conftest import Figure
 from prove.test_canary import DEBUGGING, TABLES, ask_a_little, hidden
 from tests.canaries import Canaries, Search
-from tests.harness import ask
 from tests.raw_provider import HELLO, RawProvider, answering, wait_forever
 from tests.test_canary import Folder, client, converse, launched, make_keys
-from tests.test_credentials_stay import requests
+from tests.test_credentials_stay import asked, calls
 from tests.test_server_process import status_of
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "WS_PROXY", "WSS_PROXY")
@@ -36,13 +35,13 @@ async def test_no_credential_and_no_key_is_found_where_it_does_not_belong(tmp_pa
     credentials = [canaries(f"credential {number}") for number in range(3)]
     file = tmp_path / "credentials"
     file.write_text(",".join(credentials))
+    names = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY")
+    from_file = dict.fromkeys(names, "") | {f"{name}_FILE": str(file) for name in names}
     everywhere, at_the_provider = Search(canaries.mark, *words_of(keys)), Search(*words_of(keys))
     said = Canaries()
     async with (
         Simulator(credentials=credentials, accept_any_model=True) as provider,
-        launched(
-            folder, provider.origin, ANTHROPIC_API_KEY="", ANTHROPIC_API_KEY_FILE=str(file), **DEBUGGING
-        ) as running,
+        launched(folder, provider.origin, **from_file, **DEBUGGING) as running,
         client(running.origin, said) as talking,
     ):
         await converse(talking, provider, keys)
@@ -58,8 +57,9 @@ async def test_no_credential_and_no_key_is_found_where_it_does_not_belong(tmp_pa
         everywhere.look(f"an answer with status {told.status}", told.headers.encode() + told.body)
     for received in provider.received:
         at_the_provider.look(received.path, f"{received.path} {received.headers}".encode() + received.body)
-    used = {received.header("x-api-key") for received in provider.received}
-    assert used == set(credentials)
+    for name, form in (("x-api-key", "{}"), ("authorization", "Bearer {}")):
+        used = {received.header(name) for received in provider.received} - {None}
+        assert used == {form.format(credential) for credential in credentials}
     figure("P10", f"{len(credentials)} credentials, {len(words_of(keys))} keys: {everywhere}; answers among them")
     figure("P10", f"keys of clients at the provider: {at_the_provider}")
     assert everywhere.hits == []
@@ -67,10 +67,10 @@ async def test_no_credential_and_no_key_is_found_where_it_does_not_belong(tmp_pa
 
 
 async def test_redirects_lead_nobody_anywhere(tmp_path: Path, figure: Figure) -> None:
-    folder, asked = Folder(tmp_path / "work"), 0
+    folder, answers = Folder(tmp_path / "work"), 0
     key, _ = await folder.database.create_key()
     async with (
-        Simulator() as provider,
+        Simulator(accept_any_model=True) as provider,
         RawProvider(wait_forever) as elsewhere,
         launched(folder, provider.origin) as running,
         aiohttp.ClientSession(running.origin) as http,
@@ -80,14 +80,12 @@ async def test_redirects_lead_nobody_anywhere(tmp_path: Path, figure: Figure) ->
             provider.choose = lambda _received, status=status, headers=location: Script(
                 status=status, body=b"", extra_headers=headers
             )
-            for method, path, streams in requests():
-                async with http.request(
-                    method, path, json=ask(stream=streams), headers={"x-api-key": key}, allow_redirects=False
-                ) as answer:
+            for call in calls():
+                async with asked(http, call, key) as answer:
                     assert answer.status == 502
-                    asked += 1
+                    answers += 1
     figure(
-        "P10", f"redirects, 5 kinds: connections to the second origin {elsewhere.connections} of {asked} answers"
+        "P10", f"redirects, 5 kinds: connections to the second origin {elsewhere.connections} of {answers} answers"
     )
     assert elsewhere.connections == 0
 

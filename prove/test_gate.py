@@ -12,8 +12,9 @@ import pytest
 
 from gateway.simulator import Simulator
 from prove.conftest import Figure
-from tests.gate_corpus import attempts, report_number
-from tests.harness import Database
+from tests.gate_corpus import METERED, attempts, provider_of_both, report_number
+from tests.harness import OPERATOR_CREDENTIAL, Database
+from tests.json_forms import FORMS
 from tests.test_gate_credentials import require_closed, require_ends_in_time
 from tests.test_gate_faults import (
     LOCKED,
@@ -37,9 +38,16 @@ SERVERS = 4
 """At once, each for a part of the faults: most of their time is spent waiting."""
 
 
+@pytest.fixture
+async def provider() -> AsyncIterator[Simulator]:
+    async with provider_of_both() as simulator:
+        yield simulator
+
+
 @asynccontextmanager
 async def own_process(provider: Simulator, path: Path) -> AsyncIterator[str]:
-    async with server(provider, path) as running:
+    flags = ("--openai-url", provider.origin)
+    async with server(provider, path, *flags, OPENAI_API_KEY=OPERATOR_CREDENTIAL) as running:
         yield running.origin
 
 
@@ -53,12 +61,13 @@ async def test_mutated_requests_reach_listed_addresses_only_and_each_message_has
         for attempt, seen in await sent_all(origin, mutated):
             require_clean_answer(attempt, seen)
         assert require_only_listed(provider) == Reached([], 0)
-        sent = await sent_all(origin, mutated, f"x-api-key: {key}")
+        sent = await sent_all(origin, mutated, f"authorization: Bearer {key}")
     for attempt, seen in sent:
-        require_clean_answer(attempt, seen)
+        require_clean_answer(attempt, seen, "authorization")
     reached = require_only_listed(provider)
     require_one_row_each(database, reached.numbers)
     assert len(reached.numbers) > PATHS / 20
+    assert {received.endpoint for received in provider.messages()} == set(METERED)
     statuses = Counter(seen.status for _, seen in sent)
     figure(
         "P9",
@@ -86,12 +95,14 @@ async def test_keys_end_when_they_should(monkeypatch: pytest.MonkeyPatch, figure
 
 
 def test_bodies_that_pass_are_read_in_one_way(figure: Figure) -> None:
-    passed = require_one_reading(BODIES, seed=BODIES)
-    assert passed > BODIES / 10
-    figure(
-        "P9",
-        f"{BODIES:,} random bodies: {passed:,} passed; read otherwise first-wins, last-wins or in any case: 0",
-    )
+    for name, form in FORMS.items():
+        passed = require_one_reading(form, BODIES, seed=BODIES)
+        assert passed > BODIES / 10
+        figure(
+            "P9",
+            f"{BODIES:,} random bodies of {name}: {passed:,} passed; read otherwise first-wins, last-wins or in any"
+            " case: 0",
+        )
 
 
 async def test_every_table_and_column_may_be_missing(tmp_path: Path, figure: Figure) -> None:

@@ -15,12 +15,13 @@ import os
 import secrets
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gateway.simulator import Script, redirect
 from gateway.simulator.answers import JSON_TYPE, SSE_TYPE, message_answer
-from gateway.simulator.scripts import Ask
+from gateway.simulator.scripts import Ask, ChatAsk, EmbeddingsAsk, ResponseAsk
 from tests.harness import MODEL, ask
 
 CONTEXT_BYTES = 60
@@ -112,8 +113,11 @@ def content(path: Path) -> bytes:
 # What a client says. Each place has its own word.
 
 
+OPENAI_FIELDS = ("instructions", "user", "safety_identifier", "prompt_cache_key", "previous_response_id")
+
+
 def full_body(canaries: Canaries, **fields: Any) -> dict[str, Any]:
-    """A request with a word in every field that takes a text."""
+    """A request with a word in every field that takes a text: in the fields of all endpoints at once."""
     picture = b64encode(b"\x89PNG" + canaries("image").encode()).decode()
     file = b64encode(canaries("file").encode()).decode()
     source = {"type": "base64", "media_type": "image/png", "data": picture}
@@ -122,6 +126,13 @@ def full_body(canaries: Canaries, **fields: Any) -> dict[str, Any]:
         {"type": "text", "text": f'{canaries("prompt")} "é" \\ \u2028'},
         {"type": "image", "source": source},
         {"type": "document", "source": document, "title": f"{canaries('file name')}.pdf"},
+    ]
+    parts = [
+        {"type": "input_text", "text": canaries("input")},
+        {"type": "input_image", "image_url": f"data:image/png;base64,{picture}"},
+        {"type": "input_file", "filename": f"{canaries('file name')}.pdf", "file_data": file},
+        {"type": "image_url", "image_url": {"url": f"https://{canaries('picture elsewhere')}.example/"}},
+        {"type": "input_audio", "input_audio": {"data": file, "format": "wav"}},
     ]
     call = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"path": canaries("tool input")}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": canaries("tool result")}
@@ -139,6 +150,8 @@ def full_body(canaries: Canaries, **fields: Any) -> dict[str, Any]:
             metadata={"user_id": canaries("user id")},
             stop_sequences=[canaries("stop sequence")],
             container=canaries("container"),
+            input=[{"role": "user", "content": parts}],
+            **{name: canaries(name) for name in OPENAI_FIELDS},
             **{canaries("name of a field"): 1},
         )
         | fields
@@ -152,8 +165,16 @@ FORWARDED = (
     "x-stainless-os",
     "x-claude-code-session-id",
     "x-app",
+    "openai-beta",
+    "originator",
+    "session-id",
+    "thread-id",
+    "x-codex-turn-metadata",
 )
-PERSONAL = ("cookie", "referer", "from", "x-forwarded-for", "forwarded", "accept-language", "origin", "traceparent")
+PERSONAL = (
+    *("cookie", "referer", "from", "x-forwarded-for", "forwarded", "accept-language", "origin", "traceparent"),
+    *("openai-organization", "openai-project"),
+)
 WITHHELD = (*(f"header {name}" for name in PERSONAL), "mail", "name of a header", "name in a query", "value")
 """Places whose words no provider may see."""
 
@@ -228,6 +249,13 @@ def malformed(canaries: Canaries, key: str) -> list[bytes]:
 # What a provider says.
 
 
+MESSAGE = Ask(model=MODEL, input_tokens=9, max_tokens=100)
+CHAT = ChatAsk(model=MODEL, input_tokens=9, max_tokens=100, include_usage=True)
+RESPONSE = ResponseAsk(model=MODEL, input_tokens=9, max_tokens=100)
+SPEECHES = (MESSAGE, CHAT, RESPONSE, EmbeddingsAsk(model=MODEL, input_tokens=9, inputs=1, dimensions=3))
+STREAMS = tuple(replace(said, streams=True) for said in (MESSAGE, CHAT, RESPONSE))
+
+
 def answer_headers(canaries: Canaries) -> tuple[tuple[str, str], ...]:
     """Headers that reach the client and headers that do not, a cookie among them."""
     names = ("x-request-id", "anthropic-news", "x-served-by", "openai-organization", "www-authenticate", "link")
@@ -239,11 +267,12 @@ def answers(canaries: Canaries) -> list[Script]:
     """Good ones, every error, and some that make no sense."""
     headers = answer_headers(canaries)
     word = canaries("answer").encode()
-    whole, events = (spoken(stream, word) for stream in (False, True))
+    whole, events = spoken(MESSAGE, word), spoken(replace(MESSAGE, streams=True), word)
     odd = b'event: %b\ndata: {"type": "message_start", "message": {"usage": "%b"}}\n\n' % (word, word)
     deep = b'data: {"type": "message_delta", "usage": ' + b"[" * 3_000 + word + b"\n\n"
     return [
-        *(Script(body=whole, content_type=JSON_TYPE), Script(body=events, content_type=SSE_TYPE)),
+        *(Script(body=spoken(said, word), content_type=JSON_TYPE) for said in SPEECHES),
+        *(Script(body=spoken(said, word), content_type=SSE_TYPE) for said in STREAMS),
         *(Script(body=body, content_type=SSE_TYPE) for body in (odd + events, deep, word, b"\xff" + word)),
         *(
             Script(body=body, content_type=JSON_TYPE)
@@ -263,14 +292,13 @@ def answers(canaries: Canaries) -> list[Script]:
     ]
 
 
-def slow_answer(canaries: Canaries) -> Script:
-    """A stream that somebody can leave, or crash in, half-way."""
-    events = spoken(True, canaries("answer").encode())
+def slow_answer(canaries: Canaries, stream: Ask | None = None) -> Script:
+    """A stream that somebody can leave, or crash in, half-way; `None`: of a message."""
+    events = spoken(stream or STREAMS[0], canaries("answer").encode())
     return Script(body=events, content_type=SSE_TYPE, split_bytes=300, pause_seconds=0.2)
 
 
-def spoken(stream: bool, word: bytes) -> bytes:
-    """A whole answer with the word all through its text."""
-    asked = Ask(model=MODEL, input_tokens=9, max_tokens=100, streams=stream)
-    pieces = message_answer(Script(output_tokens=40), asked).pieces
+def spoken(said: Ask, word: bytes) -> bytes:
+    """A whole answer with the word all through its text, and as the model's name."""
+    pieces = message_answer(Script(output_tokens=40), replace(said, model=word.decode())).pieces
     return b"".join(piece.data for piece in pieces).replace(b"the ", word + b" ")

@@ -1,4 +1,4 @@
-"""Requests that no client of the protocol sends, made to get past the gate, and how they are sent.
+"""Requests that no client of the protocols sends, made to get past the gate, and how they are sent.
 
 Each carries its number in its body, so that what the provider sees and what the ledger holds can be told apart, and
 some carry a word wherever a client can write, so that an echo of it shows.
@@ -7,7 +7,7 @@ some carry a word wherever a client can write, so that an echo of it shows.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +16,29 @@ from typing import Any
 
 import httptools
 
+from gateway.core.protocols import Protocol
 from gateway.core.usage import Usage
 from gateway.simulator import Script, Simulator
 from gateway.simulator.sending import Received
-from tests.harness import ask
+from tests.gate_framings import BAD_FRAMINGS, ECHO, FRAMINGS, LENGTH, Framing
+from tests.harness import ALL_CREDENTIALS, OPERATOR_CREDENTIAL, ask, serving
 from tests.lanes import send_and_receive
 
-ECHO = "mirrormirror"
-"""Stands in addresses, headers and bodies; no answer of the gateway may hold it."""
 ANSWERED_WITHIN_SECONDS = 20
 AT_ONCE = 8
 Serving = Callable[[Simulator, Path], AbstractAsyncContextManager[str]]
 """A server in front of a provider, in this process or in one of its own; gives its origin."""
 _NUMBER = re.compile(rb"attempt (\d+) ")
+
+
+def provider_of_both() -> Simulator:
+    """It speaks both protocols, accepts the operator's credential only, and any model's name for either."""
+    return Simulator(credentials={OPERATOR_CREDENTIAL}, accept_any_model=True)
+
+
+def serving_both(provider: Simulator, path: Path) -> AbstractAsyncContextManager[str]:
+    """A gateway with a credential for both protocols."""
+    return serving(provider, path, credentials=ALL_CREDENTIALS)
 
 
 @dataclass(slots=True)
@@ -52,15 +62,29 @@ class Seen:
     def on_body(self, piece: bytes) -> None:
         self.body += piece
 
-    def require_envelope(self) -> dict[str, Any]:
-        """The error in it; it is in the protocol's own form."""
+    def require_envelope(self, protocol: Protocol | None = None) -> dict[str, Any]:
+        """The error in it, in the form of this protocol; `None`: of either."""
         assert self.headers["content-type"].startswith("application/json"), self.raw
         told = json.loads(self.body)
-        assert (told.keys(), told["type"]) == ({"type", "error", "request_id"}, "error")
-        assert told["request_id"] == self.headers["request-id"]
+        is_openai = told.keys() == {"error"}
+        assert protocol in (None, Protocol.OPENAI if is_openai else Protocol.ANTHROPIC), self.raw
         error: dict[str, Any] = told["error"]
-        assert error.keys() == {"type", "message"}
+        if is_openai:
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert self.headers["x-request-id"].startswith("req_")
+            assert "request-id" not in self.headers
+        else:
+            assert (told.keys(), told["type"]) == ({"type", "error", "request_id"}, "error")
+            assert told["request_id"] == self.headers["request-id"]
+            assert error.keys() == {"type", "message"}
+            assert "x-request-id" not in self.headers
         return error
+
+    @property
+    def is_of_the_provider(self) -> bool:
+        """Its own words, which pass untouched."""
+        request_id = self.headers.get("request-id") or self.headers.get("x-request-id") or ""
+        return request_id.startswith("req_simulated")
 
 
 async def exchange(origin: str, request: bytes) -> Seen:
@@ -89,8 +113,10 @@ async def send_all(origin: str, requests: Iterable[bytes]) -> list[Seen]:
 
 
 def body_of(number: int) -> bytes:
+    """One that every metered endpoint takes."""
     text = f"attempt {number} {ECHO}"
-    return json.dumps(ask(messages=[{"role": "user", "content": text}], max_tokens=number + 1)).encode()
+    messages = [{"role": "user", "content": text}]
+    return json.dumps(ask(messages=messages, input=text, max_tokens=number + 1)).encode()
 
 
 def number_of(received: Received) -> int:
@@ -104,82 +130,31 @@ def report_number(received: Received) -> Script | None:
     return Script(usage=Usage(input=number_of(received), output=1)) if received.is_message else None
 
 
-# How a body is framed
-
-
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """Version, header lines and body."""
-
-    headers: tuple[str, ...]
-    wrap: Callable[[bytes], bytes]
-    version: str = "HTTP/1.1"
-
-
-def _chunked(body: bytes, extension: bytes = b"", trailer: bytes = b"") -> bytes:
-    halves = body[: len(body) // 2], body[len(body) // 2 :]
-    chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(half), extension, half) for half in halves)
-    return chunks + b"0\r\n" + trailer + b"\r\n"
-
-
-def _plain(body: bytes) -> bytes:
-    return body
-
-
-LENGTH = Framing(("content-length: {length}",), _plain)
-CHUNKED = Framing(("transfer-encoding: chunked",), _chunked)
-FRAMINGS: Mapping[str, Framing] = {
-    "length": LENGTH,
-    "chunks": CHUNKED,
-    "chunks, in capitals": Framing(("Transfer-Encoding: CHUNKED",), _chunked),
-    "chunk extensions": Framing(CHUNKED.headers, lambda body: _chunked(body, extension=b";a=" + ECHO.encode())),
-    "trailers": Framing(CHUNKED.headers, lambda body: _chunked(body, trailer=b"x-api-key: other\r\n")),
-    "HTTP/1.0": Framing(LENGTH.headers, _plain, "HTTP/1.0"),
-    "no body": Framing((), lambda _body: b""),
-}
-"""What may be taken; all but the last carry a whole body."""
-BAD_FRAMINGS: Mapping[str, Framing] = {
-    "gzip, chunked": Framing(("transfer-encoding: gzip, chunked",), _chunked),
-    "chunked, gzip": Framing(("transfer-encoding: chunked, gzip",), _chunked),
-    "chunked, chunked": Framing(("transfer-encoding: chunked, chunked",), _chunked),
-    "chunked twice": Framing(("transfer-encoding: chunked",) * 2, _chunked),
-    "chunked, identity": Framing(("transfer-encoding: chunked, identity",), _chunked),
-    "identity": Framing(("transfer-encoding: identity",), _chunked),
-    "xchunked": Framing(("transfer-encoding: xchunked",), _chunked),
-    "chunked;q=1": Framing(("transfer-encoding: chunked;q=1",), _chunked),
-    "chunked in quotes": Framing(('transfer-encoding: "chunked"',), _chunked),
-    "length and chunks": Framing((*LENGTH.headers, *CHUNKED.headers), _chunked),
-    "chunks and length": Framing((*CHUNKED.headers, "content-length: 4"), _chunked),
-    "chunks in HTTP/1.0": Framing(CHUNKED.headers, _chunked, "HTTP/1.0"),
-    "two lengths": Framing(("content-length: {length}", "content-length: 5"), _plain),
-    "a length twice": Framing(LENGTH.headers * 2, _plain),
-    "a list of lengths": Framing(("content-length: {length}, {length}",), _plain),
-    "a length with a sign": Framing(("content-length: +{length}",), _plain),
-    "a negative length": Framing(("content-length: -1",), _plain),
-    "a length in hex": Framing(("content-length: 0x20",), _plain),
-    "a length beyond counting": Framing(("content-length: 99999999999999999999999",), _plain),
-    "a space before the colon": Framing(("transfer-encoding : chunked",), _chunked),
-    "a folded line": Framing(("content-length: {length}\r\n folded",), _plain),
-    "a bare line feed": Framing(("x: y\ntransfer-encoding: chunked",), _chunked),
-    "a NUL": Framing((*LENGTH.headers, "x: a\0b"), _plain),
-    "a size with a sign": Framing(CHUNKED.headers, lambda body: b"+" + _chunked(body)),
-    "a size in 0x": Framing(CHUNKED.headers, lambda body: b"0x" + _chunked(body)),
-    "a size beyond counting": Framing(CHUNKED.headers, lambda body: b"f" * 20 + b"\r\n" + body),
-    "HTTP/2": Framing(LENGTH.headers, _plain, "HTTP/2.0"),
-    "HTTP/0.9": Framing(LENGTH.headers, _plain, "HTTP/0.9"),
-    "another protocol": Framing(LENGTH.headers, _plain, "ICY/1.0"),
-}
-"""What two servers in a row may read in two ways: none of it is taken."""
-
-
 # An attempt
+
+
+MESSAGES, CHAT, RESPONSES = "/v1/messages", "/v1/chat/completions", "/v1/responses"
+EMBEDDINGS = "/v1/embeddings"
+METERED = (MESSAGES, CHAT, RESPONSES, EMBEDDINGS)
+SERVED = (*METERED, "/v1/messages/count_tokens", "/v1/models", "/v1/models/claude-opus-5-5")
+"""All of this is written down a second time on purpose, here and below."""
+
+
+def aliases(*paths: str) -> tuple[str, ...]:
+    return tuple(alias for path in paths for alias in (path, path.removeprefix("/v1"), f"/v1{path}"))
+
+
+ALIASES = aliases(*SERVED)
+OPENAI_ALIASES = aliases(CHAT, RESPONSES, EMBEDDINGS)
+USER_AGENT = "somebody/1.0"
+"""On every attempt, and on nothing that the gateway asks by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One request. Its headers may be anything but the key's."""
 
-    target: str = "/v1/messages"
+    target: str = MESSAGES
     method: str = "POST"
     hosts: tuple[str, ...] = ("127.0.0.1",)
     headers: tuple[str, ...] = ()
@@ -193,6 +168,7 @@ class Attempt:
             f"{self.method} {self.target} {self.framing.version}",
             *[f"host: {host}" for host in self.hosts],
             *[line.format(length=len(body)) for line in self.framing.headers],
+            f"user-agent: {USER_AGENT}",
             *self.headers,
             *credentials,
             f"connection: {self.connection}",
@@ -200,15 +176,29 @@ class Attempt:
         head = "\r\n".join(lines).encode("utf-8", "surrogatepass")
         return head + b"\r\n\r\n" + self.framing.wrap(body)
 
+    def protocol(self, *credentials: str) -> Protocol | None:
+        """In whose form it is told of errors; `None`: nobody who speaks a protocol asks so."""
+        path = "" if self.method == "CONNECT" else self.target.partition("?")[0]
+        if path in OPENAI_ALIASES:
+            return Protocol.OPENAI
+        if path not in ALIASES:
+            return None
+        names = {line.partition(":")[0].strip().lower() for line in (*self.headers, *credentials)}
+        is_openai = "/models" in path and names.isdisjoint({"x-api-key", "anthropic-version"})
+        return Protocol.OPENAI if is_openai else Protocol.ANTHROPIC
 
-SERVED = ("/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/claude-opus-5-5")
-ALIASES = tuple(alias for path in SERVED for alias in (path, path.removeprefix("/v1"), f"/v1{path}"))
+
 PAGES = ("/", "/usage", "/usage.json", "/usage.csv", "/privacy", "/healthz", "/readyz", "/api/hello")
 NOT_SERVED = (
     *("/v1/messages/batches", "/v1/messages/batches/msgbatch_1/results", "/v1/files", "/v1/files/file_1/content"),
     *("/v1/complete", "/v1/skills", "/v1/agents", "/v1/sessions", "/v1/environments", "/v1/vaults"),
     *("/v1/oauth/token", "/v1/organizations/me", "/v1/organizations/api_keys"),
-    *("/v1/organizations/usage_report/messages", "/v1/chat/completions", "/v1/responses", "/v1/embeddings"),
+    *("/v1/organizations/usage_report/messages", "/v1/completions", "/v1/responses/resp_1", "/v1/moderations"),
+    *("/v1/responses/resp_1/cancel", "/v1/responses/resp_1/input_items", "/v1/responses/input_tokens"),
+    *("/v1/responses/compact", "/v1/chat/completions/chatcmpl_1", "/v1/chat/completions/chatcmpl_1/messages"),
+    *("/v1/chat", "/v1/conversations", "/v1/conversations/conv_1/items", "/v1/vector_stores", "/v1/containers"),
+    *("/v1/audio/transcriptions", "/v1/images/edits", "/v1/videos", "/v1/organization/usage/completions"),
+    *("/v1/organization/admin_api_keys", "/v1/evals", "/openai/v1/chat/completions", "/v1beta/models"),
     *("/v1/images/generations", "/v1/audio/speech", "/v1/realtime", "/v1/batches", "/v1/uploads"),
     *("/v1/fine_tuning/jobs", "/v1/assistants", "/v1/threads", "/metrics", "/admin", "/debug/pprof", "/.env"),
     *("/v2/messages", "/v1", "/v1/", "/static/", "/opusmax.db"),
@@ -228,7 +218,8 @@ BAD_TARGETS = (
     *("http://user:word@127.0.0.1/v1/messages", "ftp://evil.example/v1/messages", "evil.example:443"),
     *("127.0.0.1:80", "*", "v1/messages", "\\v1\\messages", "?beta=true", "file:///etc/passwd"),
     *("http:/v1/messages", "http:v1/messages", f"http://{ECHO}/v1/messages", f"{ECHO}:1", "/v1/messages#f"),
-    "/v1/messages#",
+    *("/v1/messages#", "https://api.openai.com/v1/responses", "http://evil.example/v1/chat/completions"),
+    *("v1/chat/completions", "/v1/embeddings#"),
 )
 METHODS = ("HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "MKCOL", "PURGE")
 NO_METHODS = ("post", "Post", "FOO", "PRI", "GET\t", "POST,GET", "P\u00d6ST", "")
@@ -237,6 +228,7 @@ QUERIES = (
     *("?before_id=a:b@c", f"?x={ECHO}", "?beta=true;x=1", "?path=/v1/files", "?url=http://evil.example"),
     *("?_method=DELETE", "?%62eta=1", "?beta=../../files", "?after_id=a/../../b", "?before_id=%2e%2e%2f"),
     *("?beta=%0d%0ahost:%20evil", "?beta=a%26b%3dc", "?beta[]=1", "?BETA=1", "?%00", "?beta=%00", "?\u00e9"),
+    *("?api-version=2024-10-21", "?stream=true", "?include[]=usage", "?model=other", "?limit=20&order=asc"),
     *("?beta=%ff", "?", "??beta=true", "?" + "a=1&" * 900),
 )
 EXTRA_HEADERS = (
@@ -248,7 +240,9 @@ EXTRA_HEADERS = (
     *("upgrade: h2c\r\nhttp2-settings: A", "expect: 100-continue", "te: trailers", "max-forwards: 0"),
     *("range: bytes=0-1", "proxy-connection: keep-alive", f"referer: http://{ECHO}/", f"cookie: a={ECHO}"),
     *("anthropic-base-url: http://evil.example", "content-type: application/json", "content-encoding: gzip"),
-    *("content-type: multipart/form-data; boundary=a", f"x-{ECHO}: {ECHO}"),
+    *("content-type: multipart/form-data; boundary=a", f"x-{ECHO}: {ECHO}", f"openai-organization: {ECHO}"),
+    *(f"openai-project: {ECHO}", "openai-beta: responses=v1", "openai-base-url: http://evil.example"),
+    *("anthropic-version: 2023-06-01", "api-key: other"),
 )
 _ENDINGS = (
     *("/", "//", "/.", "/..", ";x", ";/../files", "%00", "%00.json", "%20", "%0d%0ahost:%20evil", "#f", "\\"),
@@ -258,7 +252,7 @@ _ENDINGS = (
 )
 _BEGINNINGS = (
     *("/", "/.", "/..", "/v1", "/x/..", "/%2e", "/%2e%2e", "/;x", "//evil.example", "/http://evil.example"),
-    *("/%2fv1", "/anthropic"),
+    *("/%2fv1", "/anthropic", "/openai", "/openai/deployments/a"),
 )
 
 

@@ -20,8 +20,9 @@ from gateway.core.usage import NO_USAGE, Usage
 from gateway.simulator import Script, Simulator
 from gateway.simulator.answers import message_answer
 from gateway.simulator.scripts import Ask
-from tests.byte_corpus import Exchange, Framing, Player, Seen, Stage, divided
-from tests.harness import MODEL, Database, ask, serving
+from tests.byte_corpus import Exchange, Framing, Player, Stage
+from tests.harness import ALL_CREDENTIALS, MODEL, Database, ask, serving
+from tests.raw_client import Seen, divided
 from tests.raw_provider import RawProvider
 
 FRAMINGS: tuple[Framing, ...] = get_args(Framing)
@@ -203,7 +204,14 @@ async def stage(provider: Simulator, database: Database, lanes: int = 8) -> Asyn
     keys = [await database.create_key(f"lane {name}") for name in range(lanes)]
     async with (
         RawProvider(player.handle) as raw,
-        serving(provider, database.path, anthropic_url=raw.origin, **WITHOUT_PATIENCE) as origin,
+        serving(
+            provider,
+            database.path,
+            credentials=ALL_CREDENTIALS,
+            anthropic_url=raw.origin,
+            openai_url=raw.origin,
+            **WITHOUT_PATIENCE,
+        ) as origin,
     ):
         try:
             yield Stage(origin, player, database, keys)
@@ -282,7 +290,7 @@ def breakable() -> list[Exchange]:
 
 def is_complete(answer: bytes | bytearray) -> bool:
     """A stream that has said its last word has been answered, whatever becomes of its connection."""
-    return b'"message_stop"}\n\n' in answer
+    return any(end in answer for end in (b'"message_stop"}\n\n', b"data: [DONE]\n\n"))
 
 
 async def break_visibly(stage: Stage, exchanges: list[Exchange], version: str = "1.1") -> int:

@@ -17,8 +17,9 @@ import aiohttp
 
 from gateway.core.keys import mint
 from gateway.core.wire import Endpoint
-from gateway.simulator import MODELS, Simulator
+from gateway.simulator import MODELS, OPENAI_MODELS, Simulator
 from tests.canaries import (
+    STREAMS,
     WITHHELD,
     Canaries,
     Search,
@@ -31,7 +32,8 @@ from tests.canaries import (
     slow_answer,
     spellings,
 )
-from tests.harness import OPERATOR_CREDENTIAL, Database, now_ms
+from tests.gate_corpus import METERED
+from tests.harness import ALL_CREDENTIALS, OPERATOR_CREDENTIAL, Database, now_ms
 from tests.test_server_process import COMMAND_LINE, Server, run
 
 HOUR_MS = 3_600_000
@@ -74,11 +76,11 @@ async def launched(
     with (folder.path / "stdout").open("ab") as stdout:
         process = await asyncio.create_subprocess_exec(
             *(*under, sys.executable, str(COMMAND_LINE)),
-            *("serve", "--listen", "127.0.0.1:0", "--anthropic-url", provider),
+            *("serve", "--listen", "127.0.0.1:0", "--anthropic-url", provider, "--openai-url", provider),
             env={
                 "OPUSMAX_DATABASE": str(folder.database.path),
                 "OPUSMAX_MAX_BODY_BYTES": str(MOST_BYTES),
-                "ANTHROPIC_API_KEY": OPERATOR_CREDENTIAL,
+                **ALL_CREDENTIALS,
                 "PATH": os.environ["PATH"],
             }
             | folder.environment
@@ -134,10 +136,10 @@ class Client:
         return self.told[-1]
 
     @asynccontextmanager
-    async def hearing(self, key: str) -> AsyncIterator[None]:
+    async def hearing(self, key: str, path: str = "/v1/messages") -> AsyncIterator[None]:
         """In the middle of an answer; at the end of the block the client leaves."""
         body = full_body(self.canaries, stream=True)
-        async with self._http.post("/v1/messages", json=body, headers={"x-api-key": key}) as answer:
+        async with self._http.post(path, json=body, headers={"x-api-key": key}) as answer:
             await answer.content.readany()
             yield
             answer.close()
@@ -164,8 +166,13 @@ async def client(origin: str, canaries: Canaries) -> AsyncIterator[Client]:
 
 def talking_provider(canaries: Canaries) -> Simulator:
     """It takes any model's name, and lists one that nobody asks for."""
-    models = (*MODELS, canaries("listed model"))
-    return Simulator(credentials={OPERATOR_CREDENTIAL}, models=models, accept_any_model=True)
+    listed = canaries("listed model")
+    return Simulator(
+        credentials={OPERATOR_CREDENTIAL},
+        models=(*MODELS, listed),
+        openai_models=(*OPENAI_MODELS, listed),
+        accept_any_model=True,
+    )
 
 
 async def make_keys(database: Database, name: str) -> dict[str, str]:
@@ -192,7 +199,10 @@ async def ask_everywhere(client: Client, keys: dict[str, str]) -> None:
             path = path.format(model_id=word)
             for body in ({}, {"stream": True}, {"model": client.canaries("model")}):
                 await client.ask(endpoint.method, path, key, json=full_body(client.canaries, **body))
-    for path in (*PAGES, f"/{word}", f"/v1/messages/{word}", f"/v1/models/{word}%2f", "/v1/messages", "/v1/models"):
+    for path, key in product(("/v1/models", f"/v1/models/{word}"), keys.values()):
+        await client.ask("GET", path, headers={"authorization": f"Bearer {key}"})
+    unlisted = (f"/{word}", f"/v1/messages/{word}", f"/v1/models/{word}%2f", f"/v1/responses/{word}")
+    for path in (*PAGES, *unlisted, *METERED, "/v1/models"):
         for method, key in product(("GET", "HEAD", "POST", "DELETE"), (keys["good"], keys["unknown"])):
             await client.ask(method, path + query, key, data={"key": word, word: word})
     for key in keys.values():
@@ -203,11 +213,11 @@ async def ask_everywhere(client: Client, keys: dict[str, str]) -> None:
 
 async def ask_badly(client: Client, key: str) -> None:
     """Bodies that are no request, and requests that are no HTTP."""
-    word, path = client.canaries("bad request"), "/v1/messages"
+    word, path = client.canaries("bad request"), METERED[0]
     json_type = {"content-type": "application/json"}
     for data in bad_bodies(client.canaries):
-        await client.ask("POST", path, key, data=data, headers=json_type)
-        await client.ask("POST", f"{path}/count_tokens", key, data=data, headers=json_type)
+        for asked in (*METERED, f"{path}/count_tokens"):
+            await client.ask("POST", asked, key, data=data, headers=json_type)
     for headers in ({"content-type": f"text/{word}"}, json_type | {"content-encoding": word}):
         await client.ask("POST", path, key, data=word, headers=headers)
     await client.ask("POST", path, key, json=full_body(client.canaries, system=word * (MOST_BYTES // len(word))))
@@ -223,9 +233,10 @@ async def hear_everything(client: Client, provider: Simulator, key: str) -> None
         for endpoint, stream in product(Endpoint, (False, True)):
             body = full_body(client.canaries, stream=stream)
             await client.ask(endpoint.method, endpoint.path.format(model_id=MODELS[0]), key, json=body)
-    provider.choose = lambda _received: slow_answer(client.canaries)
-    async with client.hearing(key):
-        provider.choose = None
+    for path, said in zip(METERED, STREAMS, strict=False):  # embeddings do not stream
+        provider.choose = lambda _received, said=said: slow_answer(client.canaries, said)
+        async with client.hearing(key, path):
+            provider.choose = None
 
 
 async def converse(client: Client, provider: Simulator, keys: dict[str, str]) -> None:

@@ -24,8 +24,18 @@ from gateway.core.records import Key, Secret
 from gateway.core.refusals import Signpost
 from gateway.keystore import Directory, new_key_row, rotate
 from gateway.simulator import Simulator
-from tests.gate_corpus import Attempt, Seen, Serving, exchange, report_number, send_all
-from tests.harness import Database, now_ms, secret_of, serving
+from tests.gate_corpus import (
+    METERED,
+    Attempt,
+    Seen,
+    Serving,
+    exchange,
+    provider_of_both,
+    report_number,
+    send_all,
+    serving_both,
+)
+from tests.harness import Database, now_ms, secret_of
 from tests.test_gate_paths import Reached, require_clean_answer, require_one_row_each, require_only_listed
 
 FEW = 400
@@ -36,8 +46,10 @@ REFUSED = {400, 401, 429, 431}
 """400: a key in the address, or no HTTP; 429: too many wrong secrets of one key id at once; 431: too long."""
 LETTERS = string.ascii_letters + string.digits
 RELAYED = (
-    Attempt(),
-    Attempt(target="/v1/messages/count_tokens"),
+    *[
+        Attempt(target=path)
+        for path in (*METERED, "/v1/messages/count_tokens", "/chat/completions", "/v1/v1/responses")
+    ],
     Attempt(target="/v1/models", method="GET"),
     Attempt(target="/messages?beta=true"),
     Attempt(target="/v1/models/claude-opus-5-5", method="GET"),
@@ -180,7 +192,8 @@ async def refusals(origin: str, provider: Simulator, ring: Ring, count: int, see
         for (attempt, lines), answer in zip(wrong, seen, strict=True):
             require_refusal(attempt, lines, answer)
         told.update(answer.status for answer in seen)
-        right = await exchange(origin, Attempt().request(number, f"x-api-key: {ring.alice}"))
+        attempt = Attempt(target=METERED[number % len(METERED)])
+        right = await exchange(origin, attempt.request(number, f"x-api-key: {ring.alice}"))
         assert right.status == 200
         assert len(provider.messages()) == number + 1
     return told
@@ -188,14 +201,19 @@ async def refusals(origin: str, provider: Simulator, ring: Ring, count: int, see
 
 def require_refusal(attempt: Attempt, lines: Sequence[str], seen: Seen) -> None:
     assert seen.status in REFUSED, (seen.status, attempt.target, lines)
-    require_clean_answer(attempt, seen)
+    require_clean_answer(attempt, seen, *lines)
     assert keys.PREFIX not in seen.raw.decode("latin-1").replace(f"starts with {keys.PREFIX} and", "")
-    kinds = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
-    assert seen.require_envelope()["type"] == kinds.get(seen.status, "invalid_request_error")
+    error = seen.require_envelope()
+    if "code" in error:
+        assert error["type"] == ("rate_limit_error" if seen.status == 429 else "invalid_request_error")
+        assert (error["code"] == "invalid_api_key") is (seen.status == 401)
+    else:
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        assert error["type"] == kinds.get(seen.status, "invalid_request_error")
 
 
 async def require_closed(
-    provider: Simulator, database: Database, count: int, seed: int, serve: Serving = serving
+    provider: Simulator, database: Database, count: int, seed: int, serve: Serving = serving_both
 ) -> Counter[int]:
     """A server that is tried so often is used by nobody but the holder of a key."""
     provider.choose = report_number
@@ -209,8 +227,9 @@ async def require_closed(
     return told
 
 
-async def test_what_is_not_a_key_in_force_opens_nothing(provider: Simulator, database: Database) -> None:
-    await require_closed(provider, database, FEW, seed=11)
+async def test_what_is_not_a_key_in_force_opens_nothing(database: Database) -> None:
+    async with provider_of_both() as provider:
+        await require_closed(provider, database, FEW, seed=11)
 
 
 # Expiry

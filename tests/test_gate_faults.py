@@ -10,10 +10,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import (
-    asynccontextmanager,
-    suppress,
-)
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import OperationalError
@@ -27,8 +24,8 @@ from gateway.core.records import Key
 from gateway.core.usage import Usage
 from gateway.simulator import Script, Simulator
 from gateway.simulator.sending import Received
-from tests.gate_corpus import Attempt, Seen, Serving, exchange, number_of
-from tests.harness import OPERATOR_CREDENTIAL, Database, serving, until
+from tests.gate_corpus import METERED, Attempt, Seen, Serving, exchange, number_of, provider_of_both, serving_both
+from tests.harness import Database, until
 from tests.test_gate_paths import require_only_listed
 
 SLOW = 1_000_000
@@ -91,7 +88,9 @@ FEW_FAULTS = {
 }
 
 
-MESSAGE, LOOKUP = Attempt(), Attempt(target="/v1/models", method="GET")
+CALLS = tuple(Attempt(target=path) for path in METERED)
+"""Taken in turn."""
+LOOKUP = Attempt(target="/v1/models", method="GET")
 
 
 @dataclass(slots=True)
@@ -109,20 +108,24 @@ class Site:
     refused: set[int] = field(default_factory=set)
     """What must not reach the provider."""
 
-    async def ask(self, key: str, attempt: Attempt = MESSAGE, plus: int = 0) -> Seen:
-        seen = await exchange(self.origin, attempt.request(plus + next(self.numbers), f"x-api-key: {key}"))
+    async def ask(self, key: str, attempt: Attempt | None = None, plus: int = 0) -> Seen:
+        """`None`: a call that costs tokens."""
+        number = next(self.numbers)
+        attempt, line = attempt or CALLS[number % len(CALLS)], f"x-api-key: {key}"
+        seen = await exchange(self.origin, attempt.request(plus + number, line))
         if seen.status != 200:
-            seen.require_envelope()
+            seen.require_envelope(attempt.protocol(line))
         return seen
 
-    async def require_closed(self, key: str, *attempts: Attempt) -> None:
-        """Nothing of it reaches the provider."""
+    async def require_closed(self, key: str, *others: Attempt) -> None:
+        """Nothing of it reaches the provider, be it a call or one of the others."""
         number = next(self.numbers)
         self.refused.add(number)
-        for attempt in attempts or (MESSAGE, LOOKUP):
-            seen = await exchange(self.origin, attempt.request(number, f"x-api-key: {key}"))
+        line = f"x-api-key: {key}"
+        for attempt in (CALLS[number % len(CALLS)], *others):
+            seen = await exchange(self.origin, attempt.request(number, line))
             assert seen.status in CLOSED
-            seen.require_envelope()
+            seen.require_envelope(attempt.protocol(line))
 
     async def make_key(self, **limits: object) -> tuple[str, Key]:
         return await self.database.create_key(f"key {next(self.made)}", **limits)
@@ -153,9 +156,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(database: Database, serve: Serving = serving) -> AsyncIterator[Site]:
+async def site(database: Database, serve: Serving = serving_both) -> AsyncIterator[Site]:
     alice, _ = await database.create_key("alice", **LIMITS)
-    async with Simulator(credentials={OPERATOR_CREDENTIAL}) as provider:
+    async with provider_of_both() as provider:
         provider.choose = answer_slowly_or_at_once
         async with serve(provider, database.path) as origin:
             here = Site(provider, database, origin, alice)
@@ -225,17 +228,19 @@ async def until_closed(here: Site, key: str) -> None:
 
 async def send_under_fault(here: Site, known: Sequence[str], poor: str) -> list[asyncio.Task[Seen]]:
     """Known keys may be answered, now or when the fault is over; strangers, and who has no budget, never are."""
-    await here.require_closed(poor, MESSAGE)  # first, while the server has not noticed anything
+    await here.require_closed(poor)  # first, while the server has not noticed anything
     tasks = [asyncio.create_task(here.ask(key)) for key in known]
     right = keys.parse(here.alice)
     assert right is not None
     for stranger in (keys.mint().text, ApiKey(right.key_id, keys.mint().secret).text):
-        await here.require_closed(stranger)
+        await here.require_closed(stranger, LOOKUP)
     await asyncio.sleep(FAULT_SECONDS / 2)
     return tasks
 
 
-async def require_gate_holds(database: Database, faults: Iterable[Fault], serve: Serving = serving) -> Counter[int]:
+async def require_gate_holds(
+    database: Database, faults: Iterable[Fault], serve: Serving = serving_both
+) -> Counter[int]:
     """One fault after the other, with one server."""
     async with site(database, serve) as here:
         for fault in faults:
@@ -270,7 +275,7 @@ async def test_a_hash_that_is_damaged_opens_to_nobody_and_once_repaired_to_its_k
             await connection.execute("UPDATE secret SET hash = ? WHERE key = ?", (damaged, key.row))
     async with site(database) as here, second_connection(database) as connection:
         for text, _ in made:
-            await here.require_closed(text)
+            await here.require_closed(text, LOOKUP)
         for _, key in made:
             await connection.execute("UPDATE secret SET hash = ? WHERE key = ?", (whole[key.row], key.row))
         await here.heals(*[text for text, _ in made])

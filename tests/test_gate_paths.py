@@ -6,54 +6,64 @@ without.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from gateway.core.keys import PREFIX
+from gateway.core.protocols import Protocol
 from gateway.core.records import Key
-from gateway.simulator import Simulator
+from gateway.simulator import Received, Simulator
 from tests.gate_corpus import (
-    BAD_FRAMINGS,
     BAD_HOSTS,
     BAD_TARGETS,
-    ECHO,
+    CHAT,
     EXTRA_HEADERS,
-    FRAMINGS,
     HOSTS,
+    MESSAGES,
+    METERED,
     METHODS,
     NO_METHODS,
     NOT_SERVED,
+    OPENAI_ALIASES,
     Attempt,
     Seen,
+    aliases,
     attempts,
     body_of,
     exchange,
     number_of,
+    provider_of_both,
     report_number,
     send_all,
+    serving_both,
 )
+from tests.gate_framings import BAD_FRAMINGS, ECHO, FRAMINGS
 from tests.harness import OPERATOR_CREDENTIAL, Database
 
 FEW = 150
 REFUSALS = {400, 401, 404, 405, 411, 413, 415, 417, 429, 431}
 """Statuses of the gateway's own refusals here (429: lookups have a pace); 500 is none of them."""
+HEAD_REFUSALS = {400, 431}
+"""Where it may be that nothing of the request was understood, and so not either whose it is."""
 _VALUE = "(?:[A-Za-z0-9._-]|%3A|%40|%3D)+"
 _LISTED = re.compile(
     rf"POST /v1/messages(?:/count_tokens)?(?:\?beta={_VALUE}(?:&beta={_VALUE})*)?"
+    r"|POST /v1/(?:chat/completions|responses|embeddings)"
     rf"|GET /v1/models(?:\?(?:(?:beta|limit|after_id|before_id|lifecycle)={_VALUE}&?)+)?"
     rf"|GET /v1/models/[A-Za-z0-9][A-Za-z0-9._:@-]*(?:\?beta={_VALUE}(?:&beta={_VALUE})*)?"
 )
 """All that a provider may ever be asked; written down a second time on purpose."""
-_OWN_LIST = "/v1/models?limit=1000"
-"""What the gateway itself asks at its start."""
+_OWN_LISTS = {"/v1/models?limit=1000", "/v1/models"}
+"""What the gateway itself asks at its start, of either protocol."""
 NO_MODEL_IDS = (
     *("a%2fb", "..%2f..%2ffiles", "%2e%2e", "a%3fbeta=true", "a%23b", "a%20HTTP/1.1", "a%0d%0ahost:%20evil"),
     *("%00", "a;b", "-a", "_a", ".a", "%25", "a%5cb", "a%c3%a9", "%ff", "a*", "{model_id}", "%7Bmodel_id%7D"),
     *("a" * 129, "a/b"),
 )
 _PLAIN_TEXTS = {b"ok\n", b"ready\n"}
+AliceKey = tuple[str, Key]
 
 
 async def sent_all(origin: str, sent: Sequence[Attempt], *credentials: str) -> list[tuple[Attempt, Seen]]:
@@ -62,12 +72,12 @@ async def sent_all(origin: str, sent: Sequence[Attempt], *credentials: str) -> l
     return list(zip(sent, await send_all(origin, requests), strict=True))
 
 
-def require_clean_answer(attempt: Attempt, seen: Seen) -> None:
-    """One answer, in the protocol's envelope or a page of ours, that repeats nothing of what was sent."""
+def require_clean_answer(attempt: Attempt, seen: Seen, *credentials: str) -> None:
+    """One answer, in its protocol's envelope or a page of ours, that repeats nothing of what was sent."""
     assert seen.answers == 1 + ("100-continue" in "".join(attempt.headers) and seen.raw.count(b"HTTP/1.1 100 "))
     assert 200 <= seen.status < 300 or seen.status in REFUSALS, seen.status
-    if seen.headers.get("request-id", "").startswith("req_simulated"):
-        return  # the provider's own words, which pass untouched
+    if seen.is_of_the_provider:
+        return
     assert ECHO.encode() not in seen.raw
     assert seen.headers["server"] == "opusmax"
     if attempt.method == "HEAD":
@@ -75,7 +85,7 @@ def require_clean_answer(attempt: Attempt, seen: Seen) -> None:
     if seen.headers["content-type"].startswith(("text/html", "text/css", "text/csv")):
         assert seen.headers["content-security-policy"].startswith("default-src 'none'")
     elif seen.status >= 400:
-        seen.require_envelope()
+        seen.require_envelope(None if seen.status in HEAD_REFUSALS else attempt.protocol(*credentials))
     elif seen.headers["content-type"].startswith("text/plain"):
         assert seen.body in _PLAIN_TEXTS
 
@@ -89,15 +99,37 @@ class Reached:
     lookups: int
 
 
+def is_own_list(received: Received) -> bool:
+    return received.path in _OWN_LISTS and received.header("user-agent") is None
+
+
+def require_one_credential(received: Received) -> Protocol:
+    """The operator's, and no other, as one of the protocols has it."""
+    names = ("x-api-key", "authorization", "api-key", "proxy-authorization")
+    sent = [(name.lower(), value) for name, value in received.headers if name.lower() in names]
+    forms = {
+        ("x-api-key", OPERATOR_CREDENTIAL): Protocol.ANTHROPIC,
+        ("authorization", f"Bearer {OPERATOR_CREDENTIAL}"): Protocol.OPENAI,
+    }
+    assert len(sent) == 1
+    return forms[sent[0]]
+
+
+def protocols_of(endpoint: str) -> set[Protocol]:
+    """The models are asked for in both."""
+    if endpoint.startswith("/v1/models"):
+        return set(Protocol)
+    return {Protocol.OPENAI if endpoint in OPENAI_ALIASES else Protocol.ANTHROPIC}
+
+
 def require_only_listed(provider: Simulator) -> Reached:
-    """Every call went to a listed address, with the operator's credential and no other, and a whole body."""
-    calls = [received for received in provider.received if received.path != _OWN_LIST]
+    """Every call went to a listed address, with the operator's credential for it and no other, and a whole body."""
+    calls = [received for received in provider.received if not is_own_list(received)]
     for received in calls:
         assert _LISTED.fullmatch(f"{received.method} {received.path}"), received.path
-        names = [name.lower() for name, _ in received.headers]
-        assert received.header("x-api-key") == OPERATOR_CREDENTIAL
-        assert (names.count("x-api-key"), names.count("host"), "authorization" in names) == (1, 1, False)
+        assert require_one_credential(received) in protocols_of(received.endpoint)
         assert received.header("host") == provider.origin.removeprefix("http://")
+        assert [name.lower() for name, _ in received.headers].count("host") == 1
         assert PREFIX not in received.path + str(received.headers)
         assert not received.is_message or received.body == body_of(number_of(received))
     numbers = [number_of(received) for received in calls if received.is_message]
@@ -110,23 +142,28 @@ def require_one_row_each(database: Database, numbers: Sequence[int]) -> None:
     assert rows == [(number, 200, 0) for number in sorted(numbers)]
 
 
-AliceKey = tuple[str, Key]
-
-
 async def require_refused(origin: str, sent: Sequence[Attempt], key: str, *statuses: int) -> None:
     """All of them, with one of these statuses."""
-    results = await sent_all(origin, sent, f"x-api-key: {key}")
+    line = f"x-api-key: {key}"
+    results = await sent_all(origin, sent, line)
     odd = [(seen.status, attempt.request(0)[:100]) for attempt, seen in results if seen.status not in statuses]
     assert odd == []
     for attempt, seen in results:
-        require_clean_answer(attempt, seen)
+        require_clean_answer(attempt, seen, line)
 
 
 @pytest.fixture
-async def gate(provider: Simulator, database: Database, origin: str) -> str:
-    del database
-    provider.choose = report_number
-    return origin
+async def provider() -> AsyncIterator[Simulator]:
+    async with provider_of_both() as simulator:
+        simulator.choose = report_number
+        yield simulator
+
+
+@pytest.fixture
+async def gate(provider: Simulator, database: Database, alice: AliceKey) -> AsyncIterator[str]:
+    del alice  # the gateway knows her
+    async with serving_both(provider, database.path) as origin:
+        yield origin
 
 
 @pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS", "CONNECT"])
@@ -137,7 +174,9 @@ async def test_only_the_path_of_an_address_is_taken(
     assert require_only_listed(provider) == Reached([], 0)
 
 
-@pytest.mark.parametrize(("method", "target"), [("POST", "/v1/messages"), ("GET", "/v1/models"), ("GET", "/")])
+@pytest.mark.parametrize(
+    ("method", "target"), [("POST", MESSAGES), ("POST", CHAT), ("GET", "/v1/models"), ("GET", "/")]
+)
 async def test_a_host_that_is_none_is_refused(
     gate: str, provider: Simulator, alice: AliceKey, method: str, target: str
 ) -> None:
@@ -151,7 +190,8 @@ async def test_a_body_that_two_servers_could_end_in_two_places_is_refused(
     gate: str, provider: Simulator, alice: AliceKey
 ) -> None:
     """And nothing more is read on such a connection, though its client would keep it."""
-    sent = [Attempt(framing=framing, connection="keep-alive") for framing in BAD_FRAMINGS.values()]
+    pairs = itertools.product(METERED, BAD_FRAMINGS.values())
+    sent = [Attempt(target=target, framing=framing, connection="keep-alive") for target, framing in pairs]
     await require_refused(gate, sent, alice[0], 400)
     assert require_only_listed(provider) == Reached([], 0)
 
@@ -159,9 +199,9 @@ async def test_a_body_that_two_servers_could_end_in_two_places_is_refused(
 @pytest.mark.parametrize(
     ("methods", "targets", "statuses"),
     [
-        (NO_METHODS, ["/v1/messages", "/v1/models", "/v1/files", "/"], [400]),
-        (["TRACE", "CONNECT"], ["/v1/messages", "/v1/models", "/v1/files", "/", "*", "a:1"], [400, 404, 405]),
-        ([*METHODS, "GET"], ["/v1/messages", "/messages", "/v1/v1/messages/count_tokens"], [405]),
+        (NO_METHODS, [*METERED, "/v1/models", "/v1/files", "/"], [400]),
+        (["TRACE", "CONNECT"], [*METERED, "/v1/models", "/v1/files", "/", "*", "a:1"], [400, 404, 405]),
+        ([*METHODS, "GET"], [*aliases(*METERED), "/v1/v1/messages/count_tokens"], [405]),
         ([*METHODS, "POST"], ["/v1/models", "/models", "/v1/models/claude-opus-5-5"], [405]),
         ([*METHODS, "GET", "POST"], NOT_SERVED, [404]),
     ],
@@ -204,12 +244,13 @@ async def test_what_is_odd_and_clear_is_taken_and_leaves_in_one_form(
         *[Attempt(headers=(line,)) for line in EXTRA_HEADERS if not line.startswith("content-")],
         *[
             Attempt(target=target)
-            for target in ("/messages", "/v1/v1/messages", "/v1/%6dessages", "/v1/messages?x=1")
+            for target in (*aliases(*METERED), "/v1/%6dessages", "/v1/messages?x=1", "/v1/chat%2fcompletions?x=1")
         ],
     ]
-    sent = await sent_all(gate, odd, f"authorization: Bearer {alice[0]}")
+    line = f"authorization: Bearer {alice[0]}"
+    sent = await sent_all(gate, odd, line)
     for attempt, seen in sent:
-        require_clean_answer(attempt, seen)
+        require_clean_answer(attempt, seen, line)
     taken = [number for number, (_, seen) in enumerate(sent) if seen.status == 200]
     # Chunk extensions, trailers and upgrades may be refused as well as taken; never half.
     assert len(taken) >= len(odd) - 5
@@ -232,9 +273,10 @@ async def test_a_request_inside_of_another_is_none(
 async def test_mixtures_reach_listed_addresses_only_and_each_message_has_its_row(
     gate: str, provider: Simulator, database: Database, alice: AliceKey
 ) -> None:
-    sent = await sent_all(gate, list(itertools.islice(attempts(seed=4), FEW)), f"x-api-key: {alice[0]}")
+    line = f"authorization: Bearer {alice[0]}"
+    sent = await sent_all(gate, list(itertools.islice(attempts(seed=4), FEW)), line)
     for attempt, seen in sent:
-        require_clean_answer(attempt, seen)
+        require_clean_answer(attempt, seen, line)
     reached = require_only_listed(provider)
     assert reached.numbers
     assert reached.lookups
