@@ -164,6 +164,6 @@ def protocol_of(path: str, header_names: Iterable[str]) -> Protocol:
     """In whose form the answer to a request is. Clients of both protocols ask for lists of models, and for what is
     not served here; their headers tell them apart (PROTOCOLS E)."""
     is_openai = path in OPENAI_PATHS
-    if "/models" in path or (path.startswith("/v1/") and not path.startswith((Endpoint.MESSAGES.path, Endpoint.MESSAGES.paths[2]))):
+    if "/models" in path or (path.startswith("/v1/") and "/messages" not in path):
         is_openai = is_openai or _ANTHROPIC_HEADERS.isdisjoint(map(str.lower, header_names))
     return Protocol.OPENAI if is_openai else Protocol.ANTHROPIC
