@@ -1,8 +1,8 @@
 """The ledger's writer: one task, one connection, one commit for all that came due since the last one.
 
 A request's row is opened at admission and completed at settling. Whoever waits for a row waits for the commit that
-carries it: opened rows need not be synced (a crash leaves them or not; the answer's first byte waits for them),
-completed ones are (`synchronous=FULL`), and that syncs the opened rows before them as well.
+carries it. Opened rows need not be synced, but nothing is sent to an upstream before they are written; completed ones
+are synced (`synchronous=FULL`), and the opened rows before them with them.
 
     rows due -> BEGIN IMMEDIATE, inserts, updates, COMMIT -> those waiting go on
                      ^ meanwhile the next rows gather

@@ -94,7 +94,7 @@ class Relay:
                 meter = meter_for(
                     parsed.hold, answer.status, answer.content_type, answer.content_encoding, call.api
                 )
-                limits = await reservation.begin(answer.status, meter)
+                limits = reservation.begin(answer.status, meter)
                 remover = _usage_remover(answer)
                 copy_head(answer, response, limits, keeps_length=remover is None)
                 if answer.content_length == 0 or answer.status == HTTPStatus.NO_CONTENT:

@@ -56,6 +56,7 @@ class Reservation:
         self._running = running
         self._meter: Meter | None = None
         self._answer_status = 0
+        self._may_be_sent = False
         self._cancelled_with: GatewayError | None = None
         self._settled: asyncio.Future[None] | None = None
         hold = parsed.hold
@@ -63,7 +64,15 @@ class Reservation:
         self._opened = ledger.open(self._row(None, held))
 
     async def __aenter__(self) -> "Reservation":
+        """Returns once the admission cannot be lost any more: nothing is sent that is not on the ledger. Raises
+        `Unavailable` if the disk does not take it in time."""
         self._running.add(self)
+        try:
+            await _committed(self._opened)
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
+        self._may_be_sent = True
         return self
 
     async def __aexit__(
@@ -78,15 +87,10 @@ class Reservation:
         if reason is not error and reason is not None:
             raise reason from None
 
-    async def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
-        """An answer has begun; `meter` looks at it.
-
-        Returns, once the admission cannot be lost any more, the headers that tell of the key's own limits. Raises
-        `Unavailable` if the disk does not take the admission in time.
-        """
+    def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
+        """An answer has begun; `meter` looks at it. Returns the headers that tell of the key's own limits."""
         self._answer_status = answer_status
         self._meter = meter
-        await _committed(self._opened)
         now_ms = self._clock.now_ms()
         status = self._limits.status(now_ms)
         return limit_headers(self._protocol, status, now_ms, with_windows=self._has_succeeded)
@@ -147,7 +151,10 @@ class Reservation:
         """What a request that did not come to its end has used."""
         if self._meter is not None:
             return self._meter.measure(ended=False)
-        if isinstance(error, (asyncio.CancelledError, ClientLeft)) or error is self._cancelled_with is not None:
+        has_gone = (
+            isinstance(error, (asyncio.CancelledError, ClientLeft)) or error is self._cancelled_with is not None
+        )
+        if self._may_be_sent and has_gone:
             return unanswered(self._parsed.hold)  # the upstream has it and may be working on it
         return Measurement(NO_USAGE, estimated=False)
 
