@@ -1,8 +1,8 @@
 """The ledger's writer: one task, one connection, one commit for all that came due since the last one.
 
 A request's row is opened at admission and completed at settling. Whoever waits for a row waits for the commit that
-carries it. Opened rows need not be synced, but nothing is sent to an upstream before they are written; completed ones
-are synced (`synchronous=FULL`), and the opened rows before them with them.
+carries it. Opened rows need not be synced, but nothing is sent to an upstream before they are written. Completed
+ones are synced (`synchronous=FULL`), and so are the opened rows before them.
 
     rows due -> BEGIN IMMEDIATE, inserts, updates, COMMIT -> those waiting go on
                      ^ meanwhile the next rows gather
