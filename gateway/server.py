@@ -29,7 +29,7 @@ BACKLOG = 1_024
 """How many new connections may wait in the system's queue."""
 SEND_BUFFER_BYTES = 128 * 2**10
 """Of an answer, in the system, for a client that reads slowly; by itself the system would take some megabytes."""
-ACCEPTED_AT_ONCE = 16
+ACCEPTED_AT_ONCE = 4
 """In one turn of the loop. asyncio takes one figure for this and the queue, but a flood must not be taken in as a
 whole before anything is read from the connections that are there."""
 

@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import json
 import os
+import random
 import resource
 import socket
 import sys
@@ -103,7 +104,7 @@ class Attack:
         await self._one_by_one([head] * LARGE_HEADS, OTHERS_PER_SECOND)
 
     async def holders(self) -> None:
-        """They open connections, and open them again a second after they were closed."""
+        """They open connections, and open them again about a second after they were closed."""
         async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
             for _ in range(HOLDERS):
                 group.create_task(self._hold_again())
@@ -121,7 +122,7 @@ class Attack:
                 reader, writer = await self._open()
                 await reader.read(1)
                 writer.transport.abort()
-            await asyncio.sleep(1)
+            await asyncio.sleep(random.uniform(0.5, 1.5))
 
     async def _say(self, *parts: bytes) -> None:
         """Send all of it, whatever is answered meanwhile."""
