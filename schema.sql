@@ -1,8 +1,8 @@
 -- Everything that OpusMax keeps. Read this first.
 --
 -- All times are integer milliseconds, UTC, since 1970; durations are milliseconds; tokens are model tokens.
--- No column holds a text that a client wrote: `name` and `models` come from the administrator, `model` is
--- a name out of the configuration or the upstream's own list of models (or the constant 'unknown').
+-- No column holds a text that a client wrote: `name`, `models` and `upstream` come from the administrator, `model`
+-- is a name out of the configuration or the upstream's own list of models (or the constant 'unknown').
 -- The privacy page lists these columns from the live database; each has its line in gateway/core/policy.py.
 
 -- One API key, as the administrator made it, and running totals of what it used.
@@ -69,6 +69,7 @@ CREATE TABLE request (
     cache_write  INTEGER NOT NULL CHECK (cache_write >= 0),
     cache_read   INTEGER NOT NULL CHECK (cache_read >= 0),
     estimated    INTEGER NOT NULL CHECK (estimated IN (0, 1)),  -- 0 = all four are the provider's own counts
+    upstream     TEXT,                                     -- who took it, as configured; NULL = it has no budget
     PRIMARY KEY (key, started, sequence)
 ) STRICT, WITHOUT ROWID;
 
@@ -125,4 +126,4 @@ CREATE TABLE erasure (
     started  INTEGER NOT NULL                              -- time
 ) STRICT;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

@@ -13,14 +13,22 @@ import aiosqlite
 from gateway.catalog import Catalog
 from gateway.clock import Clock
 from gateway.core.amounts import SECOND_MS
-from gateway.core.errors import BudgetExceeded, InvalidKey, LimitExceeded, ModelNotAllowed, Unavailable
+from gateway.core.errors import (
+    BudgetExceeded,
+    GatewayError,
+    InvalidKey,
+    LimitExceeded,
+    ModelNotAllowed,
+    Unavailable,
+)
 from gateway.core.limits import KeyLimits
 from gateway.core.lookups import LookupPace
 from gateway.core.parsing import ParsedRequest
 from gateway.core.protocols import Protocol
-from gateway.core.ratelimits import limit_headers
+from gateway.core.ratelimits import budget_headers, limit_headers
 from gateway.core.records import Key, KeyRow, Refusal
 from gateway.core.refusals import Signpost, explain
+from gateway.core.shared_budgets import SharedBudgets, SharedDenial
 from gateway.core.status import LimitsStatus
 from gateway.history import read_limits
 from gateway.keystore import Directory
@@ -41,6 +49,7 @@ class Admission:
         ledger: Ledger,
         catalog: Catalog,
         signpost: Signpost,
+        shared_budgets: SharedBudgets,
     ) -> None:
         self.is_draining = False
         """The server is stopping: nobody is admitted any more."""
@@ -49,6 +58,7 @@ class Admission:
         self._ledger = ledger
         self._catalog = catalog
         self._signpost = signpost
+        self._shared_budgets = shared_budgets
         self._keys: Mapping[KeyRow, Key] = {}
         self._limits: dict[KeyRow, KeyLimits] = {}
         """Of the keys that were used since the start: a long history is read when it is needed first."""
@@ -111,25 +121,30 @@ class Admission:
                 refusal=Refusal.MODEL,
             )
 
-    def reserve(self, key: Key, parsed: ParsedRequest, protocol: Protocol) -> Reservation:
+    def reserve(self, key: Key, parsed: ParsedRequest, protocol: Protocol, upstream: str) -> Reservation:
         """Take what the request may use at most, or raise the error that says why not and until when.
 
-        The key is `ready`. `protocol` says how the headers are called that tell of its limits.
+        The key is `ready`. `protocol` says how the headers are called that tell of its limits; `upstream` who is to
+        take the request.
         """
         self.check_open()
         self._ledger.check_key(key.row)
         self.check_model(key, parsed.model)
         limits = self._require(key.row)
         now_ms = self._clock.now_ms()
+        shared_hold = self._shared_budgets.admit(upstream, parsed.hold, now_ms)
+        if isinstance(shared_hold, SharedDenial):
+            lid, whose = shared_hold.lid, shared_hold.whose
+            error = explain(shared_hold.denial, parsed.hold, lid, now_ms, self._signpost, whose=whose)
+            raise self._refusal(error, shared_hold.denial.refusal, limits, protocol, now_ms)
         denial = limits.admit(parsed.hold, now_ms)
         if denial is not None:
-            self._ledger.count_refusal(key.row, denial.refusal)
+            shared_hold.release(now_ms)
             error = explain(denial, parsed.hold, key, now_ms, self._signpost)
-            by_budget = isinstance(error, BudgetExceeded)
-            error.headers.update(limit_headers(protocol, limits.status(now_ms), now_ms, with_windows=by_budget))
-            raise error
+            raise self._refusal(error, denial.refusal, limits, protocol, now_ms)
         return Reservation(
             limits,
+            shared_hold,
             parsed,
             protocol,
             start=self._next_start(now_ms),
@@ -138,6 +153,18 @@ class Admission:
             catalog=self._catalog,
             running=self._running,
         )
+
+    def _refusal(
+        self, error: GatewayError, refusal: Refusal, limits: KeyLimits, protocol: Protocol, now_ms: int
+    ) -> GatewayError:
+        """Count a refusal; its error, with the headers that tell how the key stands."""
+        self._ledger.count_refusal(limits.key.row, refusal)
+        status = limits.status(now_ms)
+        if isinstance(error, BudgetExceeded):
+            error.headers.update(budget_headers(protocol, status, now_ms, error))
+        else:
+            error.headers.update(limit_headers(protocol, status, now_ms, with_windows=False))
+        return error
 
     def pace_lookup(self, key: Key) -> None:
         """Admit a free lookup, or raise `LimitExceeded`; `Unavailable` while the server stops."""

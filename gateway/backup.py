@@ -1,46 +1,39 @@
-"""`backup`: a copy of the data, while a server may be running."""
+"""`backup`: a copy of the data, while a server may be running, and what it means to go back to it."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiosqlite
 
 from gateway.admin import Answer
+from gateway.copies import copy_database
+from gateway.core.amounts import show_time
 
-COPY_DATABASE = "VACUUM INTO ?"
+# The running totals, because counting the rows of a large ledger takes a while.
+COUNT_CONTENTS = "SELECT count(*), ifnull(sum(total_requests), 0) FROM key"
+
+RESTORING = (
+    "Restoring it brings back what was so then: keys that were deleted since, with their usage (delete them again);"
+    " secrets that were rotated since (rotate them again); keys that were disabled since; limits as they were.",
+    "What was used since is forgotten, and no longer counts against any budget.",
+)
 
 
-async def back_up(connection: aiosqlite.Connection, target: Path) -> Answer:
-    """A consistent copy, readable by its owner only. Raises `OSError` if the file is there or cannot be written."""
-    with _new_file(target):
-        await connection.execute(COPY_DATABASE, (str(target),))
-        size_bytes = _sync(target)
+async def back_up(connection: aiosqlite.Connection, target: Path, now_ms: int) -> Answer:
+    """Says what is in it, and what restoring it would revive. Raises `OSError` if the file is there or cannot be
+    written."""
+    ((keys, requests),) = await connection.execute_fetchall(COUNT_CONTENTS)
+    size_bytes = await copy_database(connection, target)
     return Answer(
-        value={"file": str(target), "bytes": size_bytes},
-        talk=(f"Wrote {target} ({size_bytes:,} bytes). A key deleted later is still in it.",),
+        value={"file": str(target), "bytes": size_bytes, "keys": keys, "requests": requests, "at": now_ms},
+        talk=(
+            f"Wrote {target} ({size_bytes:,} bytes): all of the database as of {show_time(now_ms)}.",
+            f"It holds {_counted(keys, 'key')} with limits and names, hashes of their secrets (no key can be read"
+            f" from them), and the counts of {_counted(requests, 'request')}. It holds no configuration, and no"
+            " credential of a provider.",
+            *RESTORING,
+        ),
     )
 
 
-@contextmanager
-def _new_file(target: Path) -> Iterator[None]:
-    """An empty file, which goes again if something fails.
-
-    SQLite would give it the mode of the umask, and would take any empty file that is already there.
-    """
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    try:
-        yield
-    except BaseException:
-        target.unlink()
-        raise
-
-
-def _sync(file: Path) -> int:
-    """The file, and its name in the folder, survive a power cut from now on; returns its bytes."""
-    for place in (file, file.parent):
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    return file.stat().st_size
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

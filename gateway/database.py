@@ -19,7 +19,7 @@ from pathlib import Path
 
 import aiosqlite
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA_FILE = Path(__file__).parent.parent / "schema.sql"
 BUSY_TIMEOUT_MS = 5_000
 
@@ -54,6 +54,19 @@ async def connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
     try:
         await _prepare(connection, path)
         yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def connect_as_it_is(path: Path) -> AsyncIterator[aiosqlite.Connection]:
+    """The same whatever the schema, and without making one: for upgrades. Raises `DatabaseError`."""
+    connection = await _open(path)
+    try:
+        await _configure(connection)
+        yield connection
+    except sqlite3.DatabaseError as error:
+        raise unusable(path, error) from None
     finally:
         await connection.close()
 
@@ -114,6 +127,11 @@ async def _is_new(connection: aiosqlite.Connection, path: Path) -> bool:
     if version > SCHEMA_VERSION:
         raise DatabaseError(
             f"{path} was written by a newer OpusMax (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
+    if 0 < version < SCHEMA_VERSION:
+        raise DatabaseError(
+            f"{path} was written by an older OpusMax (schema {version}, this one has {SCHEMA_VERSION}): start the"
+            " server, which upgrades it and leaves a copy beside it"
         )
     if version == 0 and tables:
         raise DatabaseError(f"{path} is not a database of OpusMax, or has lost its version: restore a backup")

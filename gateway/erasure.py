@@ -5,6 +5,7 @@ pages that were split long ago. So an erasure has four steps, and a mark in the 
 the last, because a process can be killed between any two:
 
     1. DELETE the key, its rows with it, and set the mark: one transaction
+       (the copies that upgrades left beside the database go too)
     2. VACUUM writes every page anew, from living rows only
     3. a TRUNCATE checkpoint empties the log; it does nothing while somebody reads an older state, so it is tried
        until its answer says that it was done
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import aiosqlite
 
+from gateway import copies
 from gateway.core.records import Key
 from gateway.database import BUSY_TIMEOUT_MS, DatabaseError, FileLock, transaction
 from gateway.keystore import KeyGone
@@ -50,7 +52,7 @@ SELECT 1 FROM secret WHERE instr(key_id, :text) OR instr(prefix, :text) OR instr
  UNION ALL
 SELECT 1 FROM sqlite_schema WHERE instr(sql, :text)
  UNION ALL
-SELECT 1 FROM request WHERE instr(model, :text)
+SELECT 1 FROM request WHERE instr(model, :text) OR instr(upstream, :text)
  LIMIT 1
 """
 
@@ -103,6 +105,7 @@ async def erase_key(
         await _require_room(connection, path)
         with watch.step():
             traces, requests = await _delete(connection, key, now_ms)
+        copies.remove_those_of_upgrades(path)
         await _rewrite_files(connection, watch, patience_seconds)
         name_searched = await _tells_something(connection, key.name)
         files = await asyncio.to_thread(search, path, [*traces, key.name.encode()] if name_searched else traces)
@@ -139,6 +142,7 @@ async def finish_pending_erasure(
         if not await is_erasure_pending(connection):  # its process was just done with it
             return False
         await _require_room(connection, path)
+        copies.remove_those_of_upgrades(path)
         await _rewrite_files(connection, _Stopwatch(), patience_seconds)
         await _remove_mark(connection)
     finally:

@@ -37,15 +37,16 @@ CLOSE_SECONDS = 10.0
 # A row whose key is gone is not written, and says nothing.
 INSERT_ROW = """
     INSERT INTO request
-        (key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated)
-    SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+        (key, started, sequence, model, status, latency,
+         input, output, cache_write, cache_read, estimated, upstream)
+    SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
     FROM key
     WHERE id = ?1
 """
 COMPLETE_ROW = """
     UPDATE request
     SET model = ?4, status = ?5, latency = ?6,
-        input = ?7, output = ?8, cache_write = ?9, cache_read = ?10, estimated = ?11
+        input = ?7, output = ?8, cache_write = ?9, cache_read = ?10, estimated = ?11, upstream = ?12
     WHERE key = ?1 AND started = ?2 AND sequence = ?3
 """
 ADD_REFUSALS = {
@@ -295,4 +296,5 @@ def _columns(row: LedgerRow) -> tuple[object, ...]:
         usage.cache_write,
         usage.cache_read,
         int(row.estimated),
+        row.upstream,
     )

@@ -17,6 +17,7 @@ from gateway.core.parsing import ParsedRequest
 from gateway.core.protocols import Protocol
 from gateway.core.ratelimits import limit_headers
 from gateway.core.records import UNKNOWN_MODEL, LedgerRow
+from gateway.core.shared_budgets import SharedHold
 from gateway.core.usage import NO_USAGE, Usage
 from gateway.ledger import Ledger
 
@@ -33,6 +34,7 @@ class Reservation:
     def __init__(
         self,
         limits: KeyLimits,
+        shared_hold: SharedHold,
         parsed: ParsedRequest,
         protocol: Protocol,
         *,
@@ -47,6 +49,7 @@ class Reservation:
         self.key = limits.key.row
         self.task: asyncio.Task[object] | None = asyncio.current_task()
         self._limits = limits
+        self._shared_hold = shared_hold
         self._parsed = parsed
         self._protocol = protocol
         self._started, self._sequence = start
@@ -87,6 +90,10 @@ class Reservation:
         if reason is not error and reason is not None:
             raise reason from None
 
+    def move(self, upstream: str) -> bool:
+        """The request goes on to another upstream, unless `False`: its budget has no room."""
+        return self._shared_hold.move(upstream, self._clock.now_ms())
+
     def begin(self, answer_status: int, meter: Meter) -> dict[str, str]:
         """An answer has begun; `meter` looks at it. Returns the headers that tell of the key's own limits."""
         self._answer_status = answer_status
@@ -122,6 +129,7 @@ class Reservation:
     def _settle(self, status: int, measurement: Measurement) -> asyncio.Future[None]:
         now_ms = self._clock.now_ms()
         self._limits.settle(self._parsed.hold, self._started, measurement.usage.charge, now_ms)
+        self._shared_hold.settle(self._started, measurement.usage.charge, now_ms)
         return self._ledger.settle(self._row(status, measurement))
 
     def _row(self, status: int | None, measurement: Measurement) -> LedgerRow:
@@ -129,12 +137,20 @@ class Reservation:
             key=self.key,
             started=self._started,
             sequence=self._sequence,
-            model=self._catalog.name(self._parsed.model) if self._has_succeeded else UNKNOWN_MODEL,
+            model=self._model(measurement.served_by),
             status=status,
             latency_ms=None if status is None else self._clock.now_ms() - self._started,
             usage=measurement.usage,
             estimated=measurement.estimated,
+            upstream=self._shared_hold.upstream,
         )
+
+    def _model(self, served_by: str) -> str:
+        """The name for the ledger: the model that answered, if its name is a known one."""
+        if not self._has_succeeded:
+            return UNKNOWN_MODEL
+        is_known = bool(served_by) and self._catalog.knows(served_by)
+        return served_by if is_known else self._catalog.name(self._parsed.model)
 
     @property
     def _has_succeeded(self) -> bool:

@@ -30,7 +30,7 @@ ANSWERED = 30
 
 LARGE_ROWS = 1_000_000
 LARGE_KEYS = 20
-INSERT_LARGE = "INSERT INTO request VALUES (?, ?, 0, 'claude-sonnet-5-5', 200, 900, 100, 200, 0, 5000, 0)"
+INSERT_LARGE = "INSERT INTO request VALUES (?, ?, 0, 'claude-sonnet-5-5', 200, 900, 100, 200, 0, 5000, 0, NULL)"
 LONGEST_WAIT_SECONDS = 3.0
 """A third of the time after which an answer that waits for its commit is given up."""
 

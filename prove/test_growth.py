@@ -22,7 +22,7 @@ DAYS = 30
 START_SECONDS = 2.0
 PAGE_SECONDS = 0.150
 
-INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)"
+INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)"
 # The trigger does the same row by row; here it would take minutes.
 ADD_UP_HOURS = """
 INSERT INTO usage_by_hour

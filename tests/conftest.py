@@ -1,6 +1,7 @@
 """Fixtures: the simulated provider, a database, and the gateway between them."""
 
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -42,3 +43,11 @@ async def http(origin: str) -> AsyncIterator[aiohttp.ClientSession]:
     """A client of that gateway, without a key."""
     async with aiohttp.ClientSession(origin) as session:
         yield session
+
+
+@pytest.fixture
+def dead_origin() -> Iterator[str]:
+    """Where every connection is refused."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"

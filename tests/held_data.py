@@ -30,6 +30,7 @@ REQUEST: Columns = {
     "cache_write": 20,
     "cache_read": 1_001,
     "estimated": 0,
+    "upstream": None,
 }
 
 

@@ -32,6 +32,9 @@ class Hold:
 
     input: int
     output: int
+    hosted_tools: int = 0
+    """Of `input`, what is held for tools that the provider runs. They may not have run at all, so an estimate of
+    what was used leaves it out."""
 
     @property
     def charge(self) -> int:

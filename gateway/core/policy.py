@@ -7,7 +7,7 @@ fails the tests and `check`: nothing new is kept before it is told.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LAST_UPDATED = "2026-11-22"
+LAST_UPDATED = "2026-11-23"
 """The day of the last change to the policy: to these lines or to templates/privacy.html."""
 
 UNDESCRIBED = "This policy does not describe this column yet. Please tell the administrator."
@@ -73,6 +73,8 @@ LINES: dict[Column, str] = {
     ("request", "cache_write"): "Tokens that the provider wrote to its cache.",
     ("request", "cache_read"): "Tokens that the provider read from its cache.",
     ("request", "estimated"): "Whether these counts are the provider's own or the gateway's estimate.",
+    ("request", "upstream"): "Which of the operator's providers took the request; empty unless that provider has"
+    " a budget of its own.",
     ("usage_by_hour", "key"): "The key whose requests are added up.",
     ("usage_by_hour", "hour"): "The hour in which they began.",
     ("usage_by_hour", "model"): "The name of their model.",

@@ -80,3 +80,5 @@ class LedgerRow:
     latency_ms: int | None
     usage: Usage
     estimated: bool
+    upstream: str | None = None
+    """Who took it, by the operator's name; `None` for upstreams without a budget."""

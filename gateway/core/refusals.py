@@ -29,19 +29,24 @@ class Signpost:
         return f"the administrator ({self.contact})" if self.contact else "the administrator"
 
 
-def explain(denial: Denial, hold: Hold, key: Key, now_ms: int, signpost: Signpost) -> GatewayError:
-    """The error that tells a client of `denial`."""
+THIS_KEY = "this key"
+
+
+def explain(
+    denial: Denial, hold: Hold, key: Key, now_ms: int, signpost: Signpost, *, whose: str = THIS_KEY
+) -> GatewayError:
+    """The error that tells a client of `denial`. `whose`: who may use the budget."""
     if isinstance(denial, PaceDenial):
         return _pace_error(denial, key, now_ms, signpost)
     if denial.refusal is Refusal.SIZE:
-        return NeverFits(_never_fits(denial, hold, key.overdraft, signpost), refusal=denial.refusal)
-    return _budget_error(denial, hold, now_ms, signpost)
+        return NeverFits(_never_fits(denial, hold, key.overdraft, signpost, whose), refusal=denial.refusal)
+    return _budget_error(denial, hold, now_ms, signpost, whose)
 
 
 def _pace_error(denial: PaceDenial, key: Key, now_ms: int, signpost: Signpost) -> LimitExceeded:
     reached = {
-        Refusal.CONCURRENCY: f"This key may run {key.concurrency} requests at once, and they are running.",
-        Refusal.REQUESTS: f"Rate limit reached: {key.requests_per_minute} requests per minute.",
+        Refusal.CONCURRENCY: f"This key may run {_requests(key.concurrency)} at once, and as many are running.",
+        Refusal.REQUESTS: f"Rate limit reached: {_requests(key.requests_per_minute)} per minute.",
         Refusal.TOKENS: f"Rate limit reached: {key.tokens_per_minute} tokens per minute.",
     }
     wait_seconds = _seconds(denial.at_ms - now_ms)
@@ -52,7 +57,7 @@ def _pace_error(denial: PaceDenial, key: Key, now_ms: int, signpost: Signpost) -
     )
 
 
-def _never_fits(denial: BudgetDenial, hold: Hold, overdraft: int, signpost: Signpost) -> str:
+def _never_fits(denial: BudgetDenial, hold: Hold, overdraft: int, signpost: Signpost, whose: str) -> str:
     budget = denial.budget
     room = budget.tokens + overdraft
     if hold.input > room:
@@ -63,49 +68,49 @@ def _never_fits(denial: BudgetDenial, hold: Hold, overdraft: int, signpost: Sign
         smaller = "; a smaller max_tokens helps" if denial.smaller_fits else ""
         part = f"input about {hold.input:,}, max_tokens {hold.output:,}{smaller}"
     return (
-        f"This request may need {hold.charge:,} tokens and can never fit: this key may use {room:,}"
+        f"This request may need {hold.charge:,} tokens and can never fit: {whose} may use {room:,}"
         f" {_in_window(budget)} ({part}). Ask {signpost.whom_to_ask} for a larger budget."
     )
 
 
-def _budget_error(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signpost) -> GatewayError:
+def _budget_error(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signpost, whose: str) -> GatewayError:
     budget, at_ms = denial.budget, denial.at_ms
+    sharers = "" if whose == THIS_KEY else f" for {whose}"
+    asking = f"Ask {signpost.whom_to_ask} for more." if sharers or at_ms is None else ""
+    ending = f"{asking} Usage: {signpost.usage_url}".strip()
     wait_seconds = None if at_ms is None else _seconds(at_ms - now_ms)
     if denial.by_running:
         return LimitExceeded(
             f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
-            f" {_in_window(budget)}, and running requests hold {min(budget.held, budget.left):,} of them for now."
-            f" Try again in {wait_seconds} s. Usage: {signpost.usage_url}",
+            f"{sharers} {_in_window(budget)}, and running requests hold {min(budget.held, budget.left):,} of them"
+            f" for now. Try again in {wait_seconds} s. {ending}",
             refusal=denial.refusal,
             retry_after_seconds=wait_seconds,
         )
-    text = _does_not_fit(denial, hold, now_ms, signpost) if budget.left else _used_up(denial, now_ms, signpost)
+    tell = _does_not_fit if budget.left else _used_up
     return BudgetExceeded(
-        f"{text} Usage: {signpost.usage_url}",
+        f"{tell(denial, hold, now_ms, sharers)} {ending}",
         refusal=denial.refusal,
         retry_after_seconds=wait_seconds,
         resets_at_seconds=None if at_ms is None else -(-at_ms // amounts.SECOND_MS),
     )
 
 
-def _used_up(denial: BudgetDenial, now_ms: int, signpost: Signpost) -> str:
+def _used_up(denial: BudgetDenial, _hold: Hold, now_ms: int, sharers: str) -> str:
     budget = denial.budget
     over = f" (over by {budget.over:,})" if budget.over else ""
-    text = f"Token budget used up: {budget.used:,} of {budget.tokens:,} {_in_window(budget)}{over}."
-    if denial.at_ms is None:
-        return f"{text} Ask {signpost.whom_to_ask} for more."
-    return f"{text} Room again at {_when(denial.at_ms, now_ms)}."
+    text = f"Token budget{sharers} used up: {budget.used:,} of {budget.tokens:,} {_in_window(budget)}{over}."
+    return text if denial.at_ms is None else f"{text} Room again at {_when(denial.at_ms, now_ms)}."
 
 
-def _does_not_fit(denial: BudgetDenial, hold: Hold, now_ms: int, signpost: Signpost) -> str:
+def _does_not_fit(denial: BudgetDenial, hold: Hold, now_ms: int, sharers: str) -> str:
     budget = denial.budget
     text = (
         f"This request may need {hold.charge:,} tokens; {budget.left:,} of {budget.tokens:,} are left"
-        f" {_in_window(budget)}."
+        f"{sharers} {_in_window(budget)}."
     )
     if denial.at_ms is None:
-        smaller = " A smaller max_tokens works now, or ask" if denial.smaller_fits else " Ask"
-        return f"{text}{smaller} {signpost.whom_to_ask} for more."
+        return f"{text} A smaller max_tokens works now." if denial.smaller_fits else text
     smaller = "; a smaller max_tokens works now" if denial.smaller_fits else ""
     return f"{text} It fits again at {_when(denial.at_ms, now_ms)}{smaller}."
 
@@ -116,6 +121,10 @@ def _when(at_ms: int, now_ms: int) -> str:
 
 def _in_window(budget: BudgetStatus) -> str:
     return "in all" if budget.window_ms is None else f"in {amounts.show_duration(budget.window_ms)}"
+
+
+def _requests(count: int | None) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def _seconds(duration_ms: int) -> int:
