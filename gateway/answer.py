@@ -20,16 +20,10 @@ from gateway.logs import Event
 _log = logging.getLogger("opusmax.upstream")
 
 
-def report(event: Event, error: GatewayError) -> GatewayError:
-    """Log what went wrong with the upstream, and return the error that tells of it."""
-    _log.warning(event)
+def report(event: Event, upstream: str, error: GatewayError) -> GatewayError:
+    """Log what went wrong with the upstream of that name, and return the error that tells of it."""
+    _log.warning(event, extra={"upstream": upstream})
     return error
-
-
-def _repeats_secret() -> GatewayError:
-    return report(
-        Event.UPSTREAM_CREDENTIAL_REPEATED, UpstreamBroke("The provider gave an answer that is not passed on.")
-    )
 
 
 class Refused(Exception):
@@ -52,8 +46,8 @@ class Patience:
 class Answer(AsyncIterator[bytes]):
     """An upstream's answer: its head known, its body still to come."""
 
-    def __init__(self, patience: Patience, on_taken: Callable[[], None]) -> None:
-        """`on_taken` is called whenever everything that was received so far has been taken."""
+    def __init__(self, upstream: str, patience: Patience, on_taken: Callable[[], None]) -> None:
+        """`upstream`: its name. `on_taken` is called whenever all that was received so far has been taken."""
         self.status = 0
         self.headers: Headers = ()
         """In order, names in lower case."""
@@ -67,6 +61,7 @@ class Answer(AsyncIterator[bytes]):
         self.deadline = math.inf
         """Until when something has to come. Set only while somebody waits: the time that a slow client takes is
         never held against the upstream."""
+        self._upstream = upstream
         self._patience = patience
         self._on_taken = on_taken
         self._ends_with_connection = False
@@ -104,7 +99,7 @@ class Answer(AsyncIterator[bytes]):
         try:
             return withholding.feed(chunk)
         except RepeatsSecret:
-            raise _repeats_secret() from None
+            raise self._repeats_secret() from None
 
     def _rest(self) -> bytes:
         rest = b"" if self._withholding is None else self._withholding.rest()
@@ -127,15 +122,19 @@ class Answer(AsyncIterator[bytes]):
         said = "\n".join(value for _, value in answer_headers(self.headers)).encode("utf-8", "surrogateescape")
         said += b"\n" + b"".join(self._pieces)
         if any(secret in said for secret in secrets):
-            raise _repeats_secret()
+            raise self._repeats_secret()
         self._withholding = Withholding(secrets)
+
+    def _repeats_secret(self) -> GatewayError:
+        not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
+        return report(Event.UPSTREAM_CREDENTIAL_REPEATED, self._upstream, not_passed)
 
     async def _progress(self, seconds: float) -> None:
         """Return when something has happened."""
         if self._failure is Event.UPSTREAM_TIMED_OUT:
-            raise report(self._failure, UpstreamTimeout("The provider did not answer in time."))
+            raise report(self._failure, self._upstream, UpstreamTimeout("The provider did not answer in time."))
         if self._failure is not None:
-            raise report(self._failure, UpstreamBroke("The connection to the provider broke."))
+            raise report(self._failure, self._upstream, UpstreamBroke("The connection to the provider broke."))
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
         self.deadline = loop.time() + seconds

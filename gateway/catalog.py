@@ -6,13 +6,12 @@ operator in the configuration, or the upstream in its own list of models. Everyt
 
 import asyncio
 import itertools
-import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 
 from gateway.core.errors import GatewayError
 from gateway.core.records import UNKNOWN_MODEL
-from gateway.logs import Event
 
 REFRESH_SECONDS = 3_600
 MIN_REFRESH_SECONDS = 60
@@ -20,7 +19,6 @@ MIN_REFRESH_SECONDS = 60
 MOST_NAMES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}", re.ASCII)
 """What models are called. What an upstream lists otherwise is not learned: it could be any text."""
-_log = logging.getLogger("opusmax.catalog")
 _DATE_SUFFIX = re.compile(r"-20\d\d-?\d\d-?\d\d$", re.ASCII)
 
 
@@ -40,6 +38,10 @@ class Catalog:
         self._unknown_served.set()
         return UNKNOWN_MODEL
 
+    def knows(self, model: str) -> bool:
+        """Whether the ledger may hold that name."""
+        return model in self._names
+
     def learn(self, ids: Iterable[str]) -> None:
         """Take over the upstream's list. An id without its date is another name for the same model."""
         listed = set(filter(_NAME.fullmatch, itertools.islice(ids, MOST_NAMES)))
@@ -48,10 +50,8 @@ class Catalog:
     async def run(self) -> None:
         """Keep the list fresh until cancelled."""
         while True:
-            try:
+            with suppress(GatewayError):  # the operator was told of each upstream that gave no list
                 self.learn(await self._fetch_ids())
-            except GatewayError:
-                _log.warning(Event.MODELS_NOT_LISTED)
             self._unknown_served.clear()
             await asyncio.sleep(MIN_REFRESH_SECONDS)
             try:

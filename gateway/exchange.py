@@ -12,6 +12,7 @@ parser into that answer, which wakes whoever waits for it. `finish` ends the exc
 
 import asyncio
 import math
+import select
 from collections.abc import Callable
 from typing import cast
 
@@ -40,15 +41,17 @@ class Connection(asyncio.BufferedProtocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, patience: Patience, on_lost: Callable[["Connection"], None]) -> None:
+    def __init__(self, upstream: str, patience: Patience, on_lost: Callable[["Connection"], None]) -> None:
+        """`upstream`: its name."""
         self.is_open = False
         """Whether a request may be sent on it, as far as the upstream has told."""
+        self._upstream = upstream
         self._patience = patience
         self._shortest = min(patience.first_byte, patience.silence, patience.idle)
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
-        self._answer = Answer(patience, self._read_on)
+        self._answer = Answer(upstream, patience, self._read_on)
         self._answer.end()  # none is under way
         self._idle_until = math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -66,13 +69,25 @@ class Connection(asyncio.BufferedProtocol):
         """Received since the request, or since a piece of the body."""
         self._buffered_bytes = 0
 
+    def is_quiet(self) -> bool:
+        """Whether it is open and the upstream has said nothing since the last exchange, neither a byte nor its end.
+
+        The kernel is asked: what it has received and the event loop has not read yet would be seen only after a
+        request had been written, and then nobody knows whether the request was processed.
+        """
+        if not self.is_open or self._transport.is_closing():
+            return False
+        waiting = select.poll()
+        waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not waiting.poll(0)
+
     async def ask(self, head: bytes, body: bytes) -> Answer:
         """Send a request; return its answer once the head is there. Raises `UpstreamBroke` or `UpstreamTimeout`.
 
         If the answer comes before all of a long body was sent, the rest is sent while it is read.
         """
         self._start()
-        self._answer = Answer(self._patience, self._read_on)
+        self._answer = Answer(self._upstream, self._patience, self._read_on)
         self._unsent = memoryview(body)[WRITE_BYTES:]
         self._transport.write(head + body[:WRITE_BYTES])
         self._send_on()

@@ -56,13 +56,13 @@ class Lookups:
         return await self._relay(request, form, "", Request(endpoint=Endpoint.MODELS, headers=headers, query=query))
 
     async def model(self, request: web.BaseRequest) -> web.StreamResponse:
-        """`GET /v1/models/{id}`, likewise."""
+        """`GET /v1/models/{id}`, likewise; a name with a slash is looked up in the list, and asked of nobody."""
         query = wire.upstream_query(Endpoint.MODEL, request.rel_url.raw_query_string)
         key = await self._admit(request)
         form = wire.protocol_of(request.path, request.headers)
         model_id = wire.model_in_path(request.path)
         self._admission.check_model(key, model_id)
-        if not self._upstreams.may_relay_list(form, ()):
+        if "/" in model_id or not self._upstreams.may_relay_list(form, ()):
             return await self._own_model(form, key.models, model_id)
         headers = wire.request_headers(request.headers.items())
         sent = Request(endpoint=Endpoint.MODEL, headers=headers, query=query, model_id=model_id)

@@ -1,17 +1,17 @@
 """The connections to the one upstream: opened when none is idle, kept for the next request when all went well.
 
 Idle ones are taken newest first, so that the rest grow old and close. One that the upstream closes leaves the pool
-as soon as that is seen.
+as soon as that is seen, and each is looked at once more when it is taken: before a request is written, another
+connection may carry it; after that, it may have been processed.
 """
 
 import asyncio
 import ssl
 from urllib.parse import urlsplit
 
-from gateway.answer import Patience, report
+from gateway.answer import Patience
 from gateway.core.errors import UpstreamUnreachable
 from gateway.exchange import Connection
-from gateway.logs import Event
 
 HAPPY_EYEBALLS_SECONDS = 0.25
 """RFC 8305: so long is an address tried before the next one is tried beside it."""
@@ -21,7 +21,9 @@ _PORTS = {"http": 80, "https": 443}
 class Pool:
     """Connections to one origin. A server's certificate is verified; `http://` is for `Settings` to allow."""
 
-    def __init__(self, origin: str, patience: Patience) -> None:
+    def __init__(self, upstream: str, origin: str, patience: Patience) -> None:
+        """`upstream`: its name."""
+        self._upstream = upstream
         parts = urlsplit(origin)
         self._host = parts.hostname or ""
         self._port = parts.port or _PORTS[parts.scheme]
@@ -36,8 +38,9 @@ class Pool:
         """A connection for one exchange. Raises `UpstreamUnreachable`; nothing has been sent then."""
         while self._idle:
             connection, _ = self._idle.popitem()
-            if connection.is_open:
+            if connection.is_quiet():
                 return connection
+            connection.close()
         connecting = asyncio.create_task(self._connect())
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)
@@ -46,9 +49,8 @@ class Pool:
         except asyncio.CancelledError:
             connecting.add_done_callback(self._keep)
             raise
-        except (OSError, UnicodeError):
-            unreachable = UpstreamUnreachable("The provider cannot be reached just now.")
-            raise report(Event.UPSTREAM_UNREACHABLE, unreachable) from None
+        except (OSError, UnicodeError) as error:  # its class is for the log
+            raise UpstreamUnreachable("The provider cannot be reached just now.") from error
 
     def give_back(self, connection: Connection) -> None:
         """The exchange is over, well or not."""
@@ -73,7 +75,7 @@ class Pool:
         been connected, and the next request can use it."""
         async with asyncio.timeout(self._patience.connect):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self._patience, self._forget),
+                lambda: Connection(self._upstream, self._patience, self._forget),
                 self._host,
                 self._port,
                 ssl=self._tls,

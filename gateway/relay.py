@@ -80,14 +80,15 @@ class Relay:
         headers = wire.request_headers(request.headers.items())
         self._admission.check_model(key, parsed.model)
         attempts = self._upstreams.attempts(call.api.protocol, parsed.model)
+        upstream = self._upstreams.name_of(attempts)
         sent = Request(
             endpoint=call.endpoint, headers=headers, query=query, body=body, usage_splice=parsed.usage_splice
         )
         response = web.StreamResponse()
         with whole_or_broken(request, response):
             async with (
-                self._admission.reserve(key, parsed, call.api.protocol) as reservation,
-                self._upstreams.send(attempts, sent) as answer,
+                self._admission.reserve(key, parsed, call.api.protocol, upstream) as reservation,
+                self._upstreams.send(attempts, sent, reservation.move) as answer,
             ):
                 del body, sent  # it has been sent: an answer may take minutes, and needs it no more
                 ClientConnection.of(request).release_upload()

@@ -5,8 +5,9 @@
         async for chunk in answer.chunks(): ...
 
 Scheme, host and path are constants. No redirects, no proxies out of the environment, no cookies, nothing unpacked,
-nothing tried twice. Leaving the block before the answer's end closes the connection, so that the upstream stops
-working. Whatever goes wrong with the upstream is a `GatewayError`; what the block itself raises passes as it is.
+and nothing but a GET tried twice. Leaving the block before the answer's end closes the connection, so that the
+upstream stops working. Whatever goes wrong with the upstream is a `GatewayError`; what the block itself raises
+passes as it is.
 The exchange itself: exchange.py and answer.py; its connections: pool.py. Which upstream is asked: upstreams.py.
 """
 
@@ -58,6 +59,7 @@ class Upstream:
         self.credentials = len(access.credentials)
         self._secrets = [credential.encode() for credential in access.credentials if credential]
         self._pool = Pool(
+            self.settings.name,
             self.settings.origin,
             Patience(
                 connect=timeouts.connect_seconds,
@@ -86,7 +88,7 @@ class Upstream:
         if body is not None:
             fields.append(("content-length", str(len(body))))
         head = _request_head(endpoint.method, path + (query and f"?{query}"), fields)
-        return Sending(self._pool, head, body or b"", self._check)
+        return Sending(self._pool, head, body or b"", self._check, may_repeat=endpoint.method == "GET")
 
     async def list_models(self, credential: int = 0) -> tuple[ListedModel, ...]:
         """All models that it offers. Raises `GatewayError`."""
@@ -129,7 +131,7 @@ class Upstream:
             )
         if not 200 <= answer.status < 300 and not 400 <= answer.status < 600:
             not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
-            raise report(Event.UPSTREAM_REDIRECTED, not_passed)
+            raise report(Event.UPSTREAM_REDIRECTED, self.settings.name, not_passed)
         if answer.status >= 400:  # an error may repeat what it was asked with; a proxy that is set up wrongly does
             await answer.withhold(self._secrets)
 
@@ -137,24 +139,50 @@ class Upstream:
 class Sending:
     """One exchange, as an `async with` block that gives its answer."""
 
-    def __init__(self, pool: Pool, head: bytes, body: bytes, check: Callable[[Answer], Awaitable[None]]) -> None:
-        """`check` raises a `GatewayError` for an answer that must not be passed on."""
+    def __init__(
+        self,
+        pool: Pool,
+        head: bytes,
+        body: bytes,
+        check: Callable[[Answer], Awaitable[None]],
+        *,
+        may_repeat: bool,
+    ) -> None:
+        """`check` raises a `GatewayError` for an answer that must not be passed on. `may_repeat`: it costs nothing
+        and changes nothing, so it may be sent once more where no answer came."""
         self._pool = pool
         self._check = check
+        self._may_repeat = may_repeat
         self._head = head
         self._body = body
         self._connection: Connection | None = None
 
     async def __aenter__(self) -> Answer:
+        try:
+            answer = await self._exchange()
+        except UpstreamBroke:
+            if not self._may_repeat:
+                raise
+            answer = await self._exchange()
+        try:
+            await self._check(answer)
+        except BaseException:
+            self._close()
+            raise
+        return answer
+
+    async def _exchange(self) -> Answer:
         self._connection = await self._pool.take()
         body, self._body = self._body, b""  # a body is not kept beyond its sending
         try:
-            answer = await self._connection.ask(self._head, body)
-            await self._check(answer)
+            return await self._connection.ask(self._head, body)
         except BaseException:
-            self._connection.close()
+            self._close()
             raise
-        return answer
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -7,27 +7,39 @@ anything of an answer. The lists of models of all upstreams are kept here too.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from gateway.answer import Answer
 from gateway.clock import Clock
 from gateway.core import listing
-from gateway.core.amounts import MINUTE_MS
+from gateway.core.amounts import DAY_MS, MINUTE_MS
 from gateway.core.errors import GatewayError, UpstreamCredentialRefused, UpstreamUnreachable
 from gateway.core.listing import ListedModel
 from gateway.core.protocols import Protocol
-from gateway.core.routing import Attempts, Router, Trouble, read_retry_after
+from gateway.core.rests import Resting
+from gateway.core.routing import Attempts, Router, Trouble
 from gateway.core.splice import Splice
 from gateway.core.upstreams import Access
+from gateway.core.waits import read_retry_after
 from gateway.core.wire import Endpoint
 from gateway.logs import Event
 from gateway.upstream import Headers, Sending, Upstream
 
 LISTS_LAST_MS = 5 * MINUTE_MS
+MOST_LISTS_LAST_MS = DAY_MS
+"""So long an upstream that gives no new list is taken to have the models that it had."""
+LISTS_RETRY_MS = MINUTE_MS
+"""If none came, those that are known are given out for so long before the upstreams are asked again."""
 
 _log = logging.getLogger("opusmax.upstream")
+
+MayGoTo = Callable[[str], bool]
+
+
+def _anywhere(_upstream: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +63,8 @@ class Upstreams:
         self._router = Router(accesses)
         self._upstreams = [Upstream(access) for access in accesses]
         self._clock = clock
-        self._lists: list[tuple[ListedModel, ...]] = [()] * len(accesses)
-        self._listed_at_ms: int | None = None
+        self._lists: list[_KnownList | None] = [None] * len(accesses)
+        self._lists_due_ms = 0
         self._listing = asyncio.Lock()
 
     async def close(self) -> None:
@@ -63,9 +75,20 @@ class Upstreams:
         """Who may take a request. Raises `ModelNotServed`."""
         return self._router.attempts(protocol, model, self._clock.now_ms())
 
-    def send(self, attempts: Attempts, request: Request) -> "Asking":
-        """Send a request, as an `async with` block that gives its answer. Raises a `GatewayError`."""
-        return Asking(self._upstreams, attempts, request, self._clock)
+    def name_of(self, attempts: Attempts) -> str:
+        """The name of the upstream that is to take a request."""
+        return self._upstreams[attempts.current.upstream].settings.name
+
+    def send(self, attempts: Attempts, request: Request, may_go_to: MayGoTo = _anywhere) -> "Asking":
+        """Send a request, as an `async with` block that gives its answer. Raises a `GatewayError`.
+
+        `may_go_to` is asked before it goes on to another upstream, whose name it takes.
+        """
+        return Asking(self._upstreams, attempts, request, may_go_to, self._clock)
+
+    def resting(self) -> tuple[Resting, ...]:
+        """What rests of each upstream, in the order of the configuration."""
+        return self._router.resting(self._clock.now_ms())
 
     def may_relay_list(self, form: Protocol, globs: Sequence[str]) -> bool:
         """Whether an upstream's own list is what a key may see."""
@@ -73,33 +96,64 @@ class Upstreams:
 
     async def models(self, form: Protocol, globs: Sequence[str]) -> tuple[ListedModel, ...]:
         """The models that a key may use, of all upstreams. Raises `GatewayError` while no list is known."""
-        if not self._are_lists_fresh():
+        if self._are_lists_due():
             async with self._listing:
-                if not self._are_lists_fresh():  # another request may have asked meanwhile
-                    await self.refresh_lists()
-        return listing.allowed(listing.merge(self._lists, self._router, form), globs)
-
-    def _are_lists_fresh(self) -> bool:
-        return self._listed_at_ms is not None and self._clock.now_ms() <= self._listed_at_ms + LISTS_LAST_MS
+                if self._are_lists_due():  # another request may have asked meanwhile
+                    await self._renew_lists()
+        lists = [() if known is None else known.models for known in self._known_lists()]
+        return listing.allowed(listing.merge(lists, self._router, form), globs)
 
     async def refresh_lists(self) -> list[str]:
         """Ask all upstreams for their lists; returns the ids. Raises a `GatewayError` if none came."""
         outcomes = await asyncio.gather(*map(_list_of, self._upstreams))
+        now_ms = self._clock.now_ms()
         for place, outcome in enumerate(outcomes):
             if not isinstance(outcome, GatewayError):
-                self._lists[place] = outcome
+                self._lists[place] = _KnownList(outcome, now_ms)
         failures = [outcome for outcome in outcomes if isinstance(outcome, GatewayError)]
         if len(failures) == len(outcomes):
             raise failures[-1]
-        self._listed_at_ms = self._clock.now_ms()
-        return [model.id for models in self._lists for model in models]
+        self._lists_due_ms = now_ms + LISTS_LAST_MS
+        return [model.id for known in self._known_lists() if known is not None for model in known.models]
+
+    async def _renew_lists(self) -> None:
+        try:
+            await self.refresh_lists()
+        except GatewayError:
+            if not any(self._known_lists()):
+                raise
+            self._lists_due_ms = self._clock.now_ms() + LISTS_RETRY_MS
+
+    def _are_lists_due(self) -> bool:
+        return self._clock.now_ms() >= self._lists_due_ms or not any(self._known_lists())
+
+    def _known_lists(self) -> "list[_KnownList | None]":
+        """One for each upstream; `None`: there is none, or it is too old."""
+        oldest_ms = self._clock.now_ms() - MOST_LISTS_LAST_MS
+        return [known if known is not None and known.at_ms > oldest_ms else None for known in self._lists]
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownList:
+    """The models that an upstream listed, and when."""
+
+    models: tuple[ListedModel, ...]
+    at_ms: int
 
 
 class Asking:
     """One request on its way, from one upstream to the next, until there is an answer for the client."""
 
-    def __init__(self, upstreams: Sequence[Upstream], attempts: Attempts, request: Request, clock: Clock) -> None:
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        attempts: Attempts,
+        request: Request,
+        may_go_to: MayGoTo,
+        clock: Clock,
+    ) -> None:
         self._upstreams = upstreams
+        self._may_go_to = may_go_to
         self._attempts = attempts
         self._request: Request | None = request
         """Until it has been sent: its body is not kept any longer."""
@@ -110,8 +164,7 @@ class Asking:
         outcome: Answer | GatewayError = UpstreamUnreachable("Nobody was asked.")
         while self._request is not None:
             outcome = await self._try(self._request)
-            trouble = _trouble_of(outcome)
-            if trouble is not None and self._goes_on(trouble, outcome):
+            if self._goes_on(outcome):
                 await self.__aexit__(None, None, None)
             else:
                 self._request = None
@@ -145,12 +198,27 @@ class Asking:
         answer.tells_spliced_usage = is_spliced
         return answer
 
-    def _goes_on(self, trouble: Trouble, outcome: Answer | GatewayError) -> bool:
+    def _goes_on(self, outcome: Answer | GatewayError) -> bool:
+        """Take note of an outcome, and turn to the next one who may take the request. False: it has its answer."""
         now_ms = self._clock.now_ms()
-        rest_ms = None if isinstance(outcome, GatewayError) else read_retry_after(outcome.headers, now_ms)
+        trouble = _trouble_of(outcome)
+        rest_ms = None
+        if trouble is not None and isinstance(outcome, Answer):
+            rest_ms = read_retry_after(outcome.headers, now_ms)
         if self._attempts.note(trouble, now_ms, rest_ms):
-            _log.warning(Event.UPSTREAM_CREDENTIAL_REFUSED)
-        return self._attempts.go_on(trouble, now_ms)
+            self._tell(outcome)
+        return trouble is not None and self._attempts.go_on(
+            trouble, now_ms, lambda place: self._may_go_to(self._upstreams[place].settings.name)
+        )
+
+    def _tell(self, outcome: Answer | GatewayError) -> None:
+        current = self._attempts.current
+        upstream = self._upstreams[current.upstream]
+        if isinstance(outcome, UpstreamUnreachable):
+            extra = {"upstream": upstream.settings.name}
+            _log.warning(Event.UPSTREAM_UNREACHABLE, exc_info=outcome.__cause__, extra=extra)
+        else:
+            _log.warning(Event.UPSTREAM_CREDENTIAL_REFUSED, extra=_named(upstream, current.credential))
 
 
 def _trouble_of(outcome: Answer | GatewayError) -> Trouble | None:
@@ -161,7 +229,6 @@ def _trouble_of(outcome: Answer | GatewayError) -> Trouble | None:
 
 async def _list_of(upstream: Upstream) -> tuple[ListedModel, ...] | GatewayError:
     """Its first credential that is not refused is enough."""
-    outcome: tuple[ListedModel, ...] | GatewayError = ()
     for credential in range(upstream.credentials):
         try:
             return await upstream.list_models(credential)
@@ -169,5 +236,11 @@ async def _list_of(upstream: Upstream) -> tuple[ListedModel, ...] | GatewayError
             outcome = error
             if not isinstance(error, UpstreamCredentialRefused):
                 break
-    _log.warning(Event.MODELS_NOT_LISTED)
+    cause = outcome.__cause__ or outcome
+    _log.warning(Event.MODELS_NOT_LISTED, exc_info=cause, extra=_named(upstream, credential))
     return outcome
+
+
+def _named(upstream: Upstream, credential: int) -> dict[str, object]:
+    """What a line of the log says of a credential: whose it is, and its place among how many."""
+    return {"upstream": upstream.settings.name, "credential": (credential + 1, upstream.credentials)}

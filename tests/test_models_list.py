@@ -13,10 +13,14 @@ import openai
 import pytest
 
 from gateway import server
+from gateway.clock import Clock
+from gateway.core.errors import GatewayError
+from gateway.core.protocols import Protocol
 from gateway.core.records import UNKNOWN_MODEL, Key
 from gateway.core.settings import Settings
 from gateway.credentials import open_upstreams
 from gateway.simulator import ANTHROPIC, OPENAI, Script, Simulator
+from gateway.upstreams import LISTS_LAST_MS, LISTS_RETRY_MS, MOST_LISTS_LAST_MS, Upstreams
 from tests.harness import Database, ask, until
 
 AliceKey = tuple[str, Key]
@@ -261,6 +265,44 @@ async def test_if_no_list_comes_the_reader_is_told_in_its_own_form_and_may_try_a
         assert (status, json.loads(body)["error"]["type"]) == (502, "api_error")
         providers.gpt.when(None)
         assert await listed(origin, alice[0], "openai") == GPTS
+
+
+class HandTurned(Clock):
+    """A clock that a test puts forward."""
+
+    ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+async def test_lists_that_are_known_are_given_out_for_a_day_while_no_new_one_comes(providers: Providers) -> None:
+    clock = HandTurned()
+    settings = Settings.load({}, {}, providers.table("gpt") + providers.table("llama"))
+    upstreams = Upstreams(open_upstreams(settings, {}), clock)
+
+    async def ids() -> list[str]:
+        return [model.id for model in await upstreams.models(Protocol.OPENAI, ())]
+
+    known = await ids()
+    assert known == ["gpt-1", "shared-1", "llama-1", "llama-2"]
+    for simulator in (providers.gpt, providers.llama):
+        simulator.when(BROKEN)
+    clock.ahead_ms = LISTS_LAST_MS + 1_000
+    asked = len(providers.gpt.received)
+    assert [await ids() for _ in range(3)] == [known] * 3
+    assert len(providers.gpt.received) == asked + 1  # not with every request
+    clock.ahead_ms += LISTS_RETRY_MS
+    providers.gpt.when(None)
+    assert await ids() == known
+    assert len(providers.gpt.received) == asked + 2
+    clock.ahead_ms = MOST_LISTS_LAST_MS + 1_000
+    assert await ids() == GPTS
+    providers.gpt.when(BROKEN)
+    clock.ahead_ms += MOST_LISTS_LAST_MS + LISTS_LAST_MS
+    with pytest.raises(GatewayError):
+        await ids()
+    await upstreams.close()
 
 
 # What the ledger calls them

@@ -9,25 +9,26 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import ModelNotServed
 from gateway.core.protocols import Protocol
+from gateway.core.rests import MOST_BUSY_MODELS, REFUSED_REST_MS, UNREACHABLE_REST_MS, Candidate, Resting
 from gateway.core.routing import (
     BUSY_REST_MS,
     LEAST_BUSY_REST_MS,
-    MOST_BUSY_MODELS,
     MOST_BUSY_REST_MS,
     MOST_ROUTES,
-    REFUSED_REST_MS,
     Attempts,
-    Candidate,
-    Resting,
     Router,
     Trouble,
-    read_retry_after,
 )
 from gateway.core.upstreams import Access, Timeouts, UpstreamSettings
+from gateway.core.waits import read_retry_after
 
 NOW = 1_800_000_000_000
 ANTHROPIC, OPENAI = Protocol.ANTHROPIC, Protocol.OPENAI
 UNREACHABLE, REFUSED, BUSY, OVERLOADED = Trouble
+
+
+def anywhere(_upstream: int) -> bool:
+    return True
 
 
 def access(name: str, *models: str, credentials: int = 1, protocol: Protocol = OPENAI) -> Access:
@@ -56,7 +57,7 @@ def walk(attempts: Attempts, trouble: Trouble, now_ms: int = NOW) -> list[tuple[
     """Everybody who is asked if all of them have the same trouble."""
     seen = [place(attempts.current)]
     attempts.note(trouble, now_ms)
-    while attempts.go_on(trouble, now_ms):
+    while attempts.go_on(trouble, now_ms, anywhere):
         seen.append(place(attempts.current))
         attempts.note(trouble, now_ms)
     return seen
@@ -191,11 +192,9 @@ def test_a_lone_credential_never_rests(trouble: Trouble) -> None:
     attempts = router.attempts(OPENAI, "m", NOW)
     attempts.note(trouble, NOW)
     assert attempts.is_lone
-    assert not attempts.go_on(trouble, NOW)
+    assert not attempts.go_on(trouble, NOW, anywhere)
     assert asked(router) == (0, 0)
-    assert [resting.refused_until_ms for resting in router.resting(NOW)] == (
-        [NOW + REFUSED_REST_MS] if trouble is REFUSED else []
-    )
+    assert [resting.credentials for resting in router.resting(NOW)] == [trouble in (UNREACHABLE, REFUSED), 0, 0]
 
 
 def test_if_all_rest_the_one_that_comes_back_first_is_asked_alone() -> None:
@@ -205,7 +204,7 @@ def test_if_all_rest_the_one_that_comes_back_first_is_asked_alone() -> None:
     attempts = router.attempts(OPENAI, "m", NOW)
     assert place(attempts.current) == (0, 1)
     attempts.note(BUSY, NOW, 35_000)
-    assert not attempts.go_on(BUSY, NOW)
+    assert not attempts.go_on(BUSY, NOW, anywhere)
     assert asked(router) == (0, 0)
 
 
@@ -229,13 +228,13 @@ def test_one_that_began_to_rest_meanwhile_is_passed_over() -> None:
     router = Router([access("a"), access("b"), access("c")])
     first, second = router.attempts(OPENAI, "m", NOW), router.attempts(OPENAI, "m", NOW)
     second.note(BUSY, NOW)
-    assert second.go_on(BUSY, NOW)
+    assert second.go_on(BUSY, NOW, anywhere)
     second.note(REFUSED, NOW)
     first.note(BUSY, NOW)
     assert not first.is_lone
-    assert first.go_on(BUSY, NOW)
+    assert first.go_on(BUSY, NOW, anywhere)
     assert place(first.current) == (2, 0)
-    assert not first.go_on(BUSY, NOW)
+    assert not first.go_on(BUSY, NOW, anywhere)
 
 
 @given(
@@ -261,45 +260,120 @@ def test_whatever_happens_somebody_is_asked_and_nobody_twice(
         for trouble, rest_ms in troubles:
             attempts.note(trouble, now_ms, rest_ms)
             before = attempts.current
-            if not attempts.go_on(trouble, now_ms):
+            if not attempts.go_on(trouble, now_ms, anywhere):
                 assert attempts.current is before
                 break
             assert trouble is not OVERLOADED
             assert place(attempts.current) not in seen
             assert attempts.current.rests_until(model) <= now_ms
             seen.add(place(attempts.current))
-        assert all(now_ms < resting.until_ms <= now_ms + MOST_BUSY_REST_MS for resting in router.resting(now_ms))
+        for resting, count in zip(router.resting(now_ms), credentials, strict=True):
+            assert 0 <= resting.credentials <= count
+            assert (resting.credentials > 0) == (resting.seconds > 0)
+            assert resting.seconds * 1_000 <= MOST_BUSY_REST_MS
 
 
-def test_what_rests_is_told_by_its_place_and_never_by_its_text() -> None:
-    router = Router([access("team", credentials=2), access("spare")])
-    assert router.resting(NOW) == ()
+def test_what_rests_is_told_in_figures_for_each_upstream() -> None:
+    router = Router([access("team", credentials=3), access("spare")])
+    nothing = Resting(upstream="spare", credentials=0, seconds=0)
+    assert router.resting(NOW) == (Resting(upstream="team", credentials=0, seconds=0), nothing)
     router.attempts(OPENAI, "the-model", NOW).note(REFUSED, NOW)
     for number in range(3):
-        router.attempts(OPENAI, f"model-{number}", NOW).note(BUSY, NOW, 90_000)
-    assert router.resting(NOW) == (
-        Resting(upstream="team", credential=1, refused_until_ms=NOW + 60_000, busy_models=0, until_ms=NOW + 60_000),
-        Resting(upstream="team", credential=2, refused_until_ms=None, busy_models=3, until_ms=NOW + 90_000),
-    )
-    assert not {"secret", "model-"} & set(str(router.resting(NOW)).replace("'", " ").split())
-    assert "secret" not in str(router.resting(NOW))
-    assert [resting.credential for resting in router.resting(NOW + 60_000)] == [2]
-    assert router.resting(NOW + 90_000) == ()
+        router.attempts(OPENAI, f"model-{number}", NOW).note(BUSY, NOW, 89_001)
+    assert router.resting(NOW) == (Resting(upstream="team", credentials=3, seconds=90), nothing)
+    assert router.resting(NOW + 60_000) == (Resting(upstream="team", credentials=2, seconds=30), nothing)
+    assert router.resting(NOW + 89_001) == (Resting(upstream="team", credentials=0, seconds=0), nothing)
+    router.attempts(OPENAI, "m", NOW + 90_000).note(UNREACHABLE, NOW + 90_000)
+    assert router.resting(NOW + 90_000)[0] == Resting(upstream="team", credentials=3, seconds=10)
+
+
+# An upstream that cannot be reached.
+
+
+def test_an_upstream_that_cannot_be_reached_rests_for_every_model_that_another_serves() -> None:
+    router = Router([access("dead", credentials=2), access("spare", "m*")])
+    router.attempts(OPENAI, "m", NOW).note(UNREACHABLE, NOW)
+    late = NOW + UNREACHABLE_REST_MS - 1
+    for model in ("m", "m2"):
+        assert {asked(router, model, late) for _ in range(4)} == {(1, 0)}
+    assert {asked(router, "alone", late) for _ in range(4)} == {(0, 0), (0, 1)}
+
+
+def test_after_the_rest_one_request_tries_for_all() -> None:
+    router = Router([access("dead", credentials=2), access("spare")])
+    router.attempts(OPENAI, "m", NOW).note(UNREACHABLE, NOW)
+    later = NOW + UNREACHABLE_REST_MS
+    trying = router.attempts(OPENAI, "m", later)
+    assert trying.current.upstream == 0
+    assert {asked(router, model, later + UNREACHABLE_REST_MS - 1) for model in "mno"} == {(1, 0)}
+    trying.note(None, later + 500)
+    assert {asked(router, "m", later + 500) for _ in range(4)} == {(0, 0), (0, 1)}
+
+
+def test_if_nothing_is_heard_of_the_one_that_tried_another_one_tries() -> None:
+    router = Router([access("dead"), access("spare")])
+    router.attempts(OPENAI, "m", NOW).note(UNREACHABLE, NOW)
+    for rests in (1, 2, 3):
+        at_ms = NOW + rests * UNREACHABLE_REST_MS
+        assert [asked(router, now_ms=at_ms) for _ in range(3)] == [(0, 0), (1, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("trouble", [REFUSED, BUSY, OVERLOADED, None])
+def test_whatever_an_upstream_answers_it_can_be_reached(trouble: Trouble | None) -> None:
+    router = Router([access("team", credentials=2), access("spare")])
+    beside = router.attempts(OPENAI, "m", NOW)
+    router.attempts(OPENAI, "m", NOW).note(UNREACHABLE, NOW)
+    assert asked(router) == (1, 0)
+    beside.note(trouble, NOW + 1)
+    assert asked(router, now_ms=NOW + 1)[0] == 0
+
+
+def test_the_operator_is_told_once_for_each_rest_of_an_upstream() -> None:
+    router = Router([access("dead"), access("spare")])
+    beside = [router.attempts(OPENAI, "m", NOW) for _ in range(3)]
+    assert [attempts.note(UNREACHABLE, NOW + number) for number, attempts in enumerate(beside)] == [1, 0, 0]
+    for rests in (1, 2):
+        at_ms = NOW + rests * UNREACHABLE_REST_MS
+        trying, other = router.attempts(OPENAI, "m", at_ms), beside[0]
+        assert [trying.note(UNREACHABLE, at_ms), other.note(UNREACHABLE, at_ms)] == [True, False]
+    lone = Router([access("lone")])
+    told = [
+        lone.attempts(OPENAI, "m", NOW + after).note(UNREACHABLE, NOW + after) for after in (0, 1, 9_999, 10_000)
+    ]
+    assert told == [True, False, False, True]
+
+
+def test_if_nobody_can_be_reached_everybody_is_tried_again() -> None:
+    router = Router([access("a", credentials=2), access("b"), access("c")])
+    for now_ms in (NOW, NOW + 1):
+        assert walk(router.attempts(OPENAI, "m", now_ms), UNREACHABLE, now_ms) == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_one_that_is_busy_is_asked_rather_than_one_that_cannot_be_reached() -> None:
+    """Its answer is truer, and costs no time."""
+    router = Router([access("dead"), access("busy")])
+    first = router.attempts(OPENAI, "m", NOW)
+    first.note(UNREACHABLE, NOW)
+    assert first.go_on(UNREACHABLE, NOW, anywhere)
+    first.note(BUSY, NOW, 60_000)
+    again = router.attempts(OPENAI, "m", NOW + 1)
+    assert place(again.current) == (1, 0)
+    again.note(BUSY, NOW + 1, 60_000)
+    assert not again.go_on(BUSY, NOW + 1, anywhere)
 
 
 def test_what_is_remembered_of_the_names_of_clients_has_a_bound() -> None:
     router = Router([access("team"), access("spare")])
     for number in range(MOST_ROUTES + 10):
         router.attempts(OPENAI, f"m{number}", NOW).note(BUSY, NOW, 1_000 + number)
-    (resting,) = router.resting(NOW)
-    assert resting.busy_models == MOST_BUSY_MODELS
+    busy = router._candidates[0][0]
+    assert len(busy._busy_until_ms) == MOST_BUSY_MODELS
     assert len(router._routes) <= MOST_ROUTES
     assert asked(router, f"m{MOST_ROUTES + 9}") == (1, 0)
     assert asked(router, "m0") == (0, 0)
     later = NOW + MOST_BUSY_REST_MS
     router.attempts(OPENAI, "one", later).note(BUSY, later)
-    assert router.resting(later)[0].busy_models == 1
-    assert len(router._candidates[0][0]._busy_until_ms) == 1
+    assert len(busy._busy_until_ms) == 1
 
 
 @pytest.mark.parametrize(
@@ -340,3 +414,12 @@ def test_a_wait_is_read_as_sdks_read_it(headers: list[tuple[str, str]], wait_ms:
 def test_no_wait_that_an_upstream_writes_is_an_error(text: str) -> None:
     wait_ms = read_retry_after([("retry-after", text), ("retry-after-ms", text)], NOW)
     assert wait_ms is None or wait_ms >= 0
+
+
+def test_who_may_not_be_gone_to_is_passed_over() -> None:
+    router = Router([access("a", "m"), access("b", "m"), access("c", "m")])
+    attempts = router.attempts(OPENAI, "m", NOW)
+    assert attempts.go_on(BUSY, NOW, lambda place: place != 1)
+    assert attempts.current.upstream == 2
+    assert not attempts.go_on(BUSY, NOW, lambda _place: False)
+    assert attempts.current.upstream == 2

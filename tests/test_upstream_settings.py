@@ -2,8 +2,10 @@
 
 import pytest
 
+from gateway.core.amounts import DAY_MS
 from gateway.core.errors import SettingsError
 from gateway.core.protocols import Protocol
+from gateway.core.records import Budget
 from gateway.core.settings import Settings
 from gateway.core.upstreams import Access, Timeouts, UpstreamSettings
 
@@ -20,6 +22,7 @@ credential_header = "Authorization"
 models = ["claude-*", "anthropic/claude-*"]
 connect_timeout_seconds = 3
 first_byte_timeout_seconds = "2m"
+budgets = "50M/24h"
 
 [upstream.headers]
 X-Title = "The team: a = b"
@@ -71,6 +74,7 @@ def test_a_table_may_say_everything_and_inherits_what_it_leaves_out() -> None:
             ("openai-organization", "org-BqYbZ3kQ8vT1mN5xR7wL2pJd"),
         ),
         timeouts=Timeouts(connect_seconds=3, first_byte_seconds=120, silence_seconds=77),
+        budgets=(Budget(tokens=50_000_000, window_ms=DAY_MS),),
         splice_usage=False,
     )
     assert (local.credentials, local.models, local.headers, local.budgets) == ((), (), (), ())
@@ -155,7 +159,7 @@ def test_what_a_table_lacks_is_named(missing: str) -> None:
         ),
         ("headers", '{ x-a = "b", X-A = "c" }'),
         ("headers", '{ x-a = "Bearer 0123456789" }'),
-        *(("budgets", value) for value in ('"50M/24h"', "5", '"0/24h"', '["1M/24h", "2M/1d"]', '"50M/day"')),
+        *(("budgets", value) for value in ("5", '"0/24h"', '["1M/24h", "2M/1d"]', '"50M/day"')),
         *(("splice_usage", value) for value in ('"maybe"', "2")),
         *(
             (f"{part}_timeout_seconds", value)

@@ -7,10 +7,8 @@ import asyncio
 import json
 import logging
 import re
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,14 +24,12 @@ from gateway.logs import Event
 from gateway.simulator import MODELS, Script, Simulator
 from tests.harness import Database, ask, until
 from tests.raw_provider import RawProvider, Reader, Writer, reset
+from tests.upstream_tables import BUSY, OPENAI_MODEL, PATHS, Client, asked, gateway, table
 
 AliceKey = tuple[str, Key]
 
 README = Path(__file__).parent.parent / "README.md"
-OPENAI_MODEL = "gpt-5.6"
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
 REFUSED = Script(status=401)
-BUSY = Script(status=429, retry_after_seconds=30)
 
 
 @pytest.fixture
@@ -46,79 +42,6 @@ async def provider() -> AsyncIterator[Simulator]:
 @pytest.fixture(autouse=True)
 def hear_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "opusmax")
-
-
-@pytest.fixture
-def dead_origin() -> Iterator[str]:
-    """Where every connection is refused."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and nobody listens
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-
-
-def table(name: str, url: str, protocol: str = "anthropic", **fields: object) -> str:
-    """An upstream whose credentials are in the variable of its name."""
-    headers = fields.pop("headers", {})
-    values = {"name": name, "protocol": protocol, "url": url, "credentials": f"{name.upper()}_KEY"} | fields
-    lines = [f"{field} = {json.dumps(value)}" for field, value in values.items()]
-    assert isinstance(headers, dict)
-    inline = ", ".join(f"{json.dumps(header)} = {json.dumps(value)}" for header, value in headers.items())
-    return "\n".join(["[[upstream]]", *lines, f"headers = {{ {inline} }}", ""])
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the client got."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        error = json.loads(self.body)["error"]
-        assert isinstance(error, dict)
-        return error
-
-
-class Client:
-    """A client with a key."""
-
-    def __init__(self, session: aiohttp.ClientSession, key: str) -> None:
-        self._session = session
-        self._key = key
-
-    async def post(self, protocol: str = "anthropic", body: bytes | None = None, **headers: str) -> Reply:
-        """One call; `headers` are written with `_` for `-`."""
-        model = MODELS[0] if protocol == "anthropic" else OPENAI_MODEL
-        data = json.dumps(ask(model=model)).encode() if body is None else body
-        sent = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._session.post(PATHS[protocol], data=data, headers=sent) as answer:
-            lower = {name.lower(): value for name, value in answer.headers.items()}
-            return Reply(answer.status, lower, await answer.read())
-
-    async def statuses(self, count: int, protocol: str = "anthropic", **fields: Any) -> list[int]:
-        """Of so many calls, one after the other."""
-        body = json.dumps(ask(**fields)).encode() if fields else None
-        return [(await self.post(protocol, body)).status for _ in range(count)]
-
-
-@asynccontextmanager
-async def gateway(database: Database, key: str, *tables: str, **credentials: str) -> AsyncIterator[Client]:
-    """A gateway in front of these upstreams; `a="a1,a2"`: the credentials of the one called `a`."""
-    settings = Settings.load({"database": str(database.path), "listen": "127.0.0.1:0"}, {}, "".join(tables))
-    environment = {f"{name.upper()}_KEY": value for name, value in credentials.items()}
-    async with (
-        server.listening(settings, open_upstreams(settings, environment)) as origin,
-        aiohttp.ClientSession(origin) as session,
-    ):
-        yield Client(session, key)
-
-
-def asked(provider: Simulator) -> list[str | None]:
-    """The credentials of the metered calls, in order."""
-    return [received.credential for received in provider.messages()]
 
 
 def count(caplog: pytest.LogCaptureFixture, event: Event) -> int:
@@ -382,14 +305,14 @@ async def test_where_no_connection_comes_about_the_next_origin_is_asked(
     protocol: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And not the same one again with its other credential: one attempt for each request."""
+    """And not the same one again, neither with its other credential nor with the requests of the next seconds."""
     tables = [table("dead", dead_origin, protocol), table("b", provider.origin, protocol)]
     async with gateway(database, alice[0], *tables, dead="d1,d2", b="b") as client:
         await until(lambda: count(caplog, Event.MODELS_NOT_LISTED) == 1)
         caplog.clear()
         assert await client.statuses(3, protocol) == [200] * 3
     assert asked(provider) == ["b"] * 3
-    assert count(caplog, Event.UPSTREAM_UNREACHABLE) == 3
+    assert count(caplog, Event.UPSTREAM_UNREACHABLE) == 1
     assert [row.status for row in database.rows(alice[1])] == [200] * 3
 
 
@@ -508,3 +431,50 @@ async def test_the_example_of_the_readme_does_what_it_looks_like(
         (None, "/v1/chat/completions"),
         ("openrouter_api_key", "/api/v1/chat/completions"),
     ]
+
+
+# What the operator is told
+
+
+async def test_the_log_names_the_upstream_and_the_place_of_its_credential(
+    provider: Simulator, database: Database, alice: AliceKey, dead_origin: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider.when(REFUSED, credential="a2")
+    tables = [table("dead", dead_origin), table("team", provider.origin)]
+    async with gateway(database, alice[0], *tables, dead="d", team="a1,a2,a3") as client:
+        await until(lambda: count(caplog, Event.MODELS_NOT_LISTED) == 1)
+        assert await client.statuses(6) == [200] * 6
+    told: dict[Any, Any] = {record.msg: record for record in caplog.records if hasattr(record, "upstream")}
+    assert {event: record.upstream for event, record in told.items()} == {
+        Event.MODELS_NOT_LISTED: "dead",
+        Event.UPSTREAM_UNREACHABLE: "dead",
+        Event.UPSTREAM_CREDENTIAL_REFUSED: "team",
+    }
+    assert told[Event.UPSTREAM_CREDENTIAL_REFUSED].credential == (2, 3)
+    assert told[Event.MODELS_NOT_LISTED].credential == (1, 1)
+    for event in (Event.UPSTREAM_UNREACHABLE, Event.MODELS_NOT_LISTED):
+        error = told[event].exc_info
+        assert error is not None
+        assert error[0] is ConnectionRefusedError
+
+
+@pytest.mark.parametrize(
+    ("script", "event"),
+    [
+        (Script(status=302), Event.UPSTREAM_REDIRECTED),
+        (Script(cut_after_events=0), Event.UPSTREAM_BROKE),
+    ],
+)
+async def test_what_breaks_is_told_with_its_upstreams_name(
+    provider: Simulator,
+    database: Database,
+    alice: AliceKey,
+    script: Script,
+    event: Event,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    provider.script = script
+    async with gateway(database, alice[0], table("team", provider.origin), team="a1") as client:
+        with suppress(aiohttp.ClientPayloadError):
+            assert (await client.post()).status == 502
+    assert {vars(record)["upstream"] for record in caplog.records if record.msg is event} == {"team"}

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core import keys, wire
-from gateway.core.errors import BadRequest
+from gateway.core.errors import BadRequest, UnknownPath
 from gateway.core.wire import Endpoint
 
 IDENTITY = ("accept-encoding", "identity")
@@ -214,3 +214,18 @@ def test_a_model_id_may_stand_in_a_path(model_id: str) -> None:
 )
 def test_a_model_id_that_means_something_in_an_address_may_not(model_id: str) -> None:
     assert not wire.MODEL_ID.fullmatch(model_id)
+
+
+@pytest.mark.parametrize("prefix", ["/v1/models/", "/models/", "/v1/v1/models/"])
+@pytest.mark.parametrize("name", ["claude-x", "qwen/qwen3-32b", "a/b/c:free", "models/x", "a/" * 63 + "bc"])
+def test_a_models_name_in_a_clients_path_may_have_several_parts(prefix: str, name: str) -> None:
+    assert wire.is_of_a_model(prefix + name)
+    assert wire.model_in_path(prefix + name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/a", "a/", "a//b", "a/../b", "a/..", "../a", "a/.", "a/%2e", "a/b\n", "a/-b", "a/" * 64 + "b"]
+)
+def test_each_part_of_a_models_name_is_a_name(name: str) -> None:
+    with pytest.raises(UnknownPath):
+        wire.model_in_path(f"/v1/models/{name}")

@@ -3,7 +3,8 @@
 Theory: the *route* of a model is every upstream of the protocol that serves it, in the order of the configuration.
 A request goes to the first of them, whose credentials take turns. A credential that the upstream refuses (401)
 rests for a minute; one that is out of its own limits (429, 529) rests for that model as long as the upstream says.
-What rests is passed over and comes back by itself.
+An upstream that cannot be reached rests as a whole, for some seconds, and then one request tries it for all; where
+nobody else serves a model, it never rests. What rests is passed over and comes back by itself.
 
     team (2 credentials), spare (1)    1st request: team 1, team 2, spare 1
                                        2nd request: team 2, team 1, spare 1
@@ -15,31 +16,25 @@ one that comes back first is asked all the same, alone: its answer is truer than
 never really rests.
 """
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from fnmatch import translate
+from itertools import repeat
 
 from gateway.core import amounts
 from gateway.core.errors import ModelNotServed
 from gateway.core.protocols import Protocol
+from gateway.core.rests import Candidate, Origin, Resting
 from gateway.core.upstreams import Access, UpstreamSettings
 
-REFUSED_REST_MS = 60 * amounts.SECOND_MS
 BUSY_REST_MS = 10 * amounts.SECOND_MS
 """For a 429 or 529 that does not say how long."""
 LEAST_BUSY_REST_MS = amounts.SECOND_MS
 MOST_BUSY_REST_MS = 10 * amounts.MINUTE_MS
 """Whatever an upstream says, it is asked again after so long."""
-MOST_BUSY_MODELS = 256
-"""Clients choose the names of models, so what is remembered of them has a bound, here and below."""
 MOST_ROUTES = 1_024
-
-_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+"""Clients choose the names of models, so what is remembered of them has a bound."""
 
 
 class Trouble(Enum):
@@ -61,64 +56,6 @@ _TROUBLES = {trouble.value: trouble for trouble in Trouble if trouble is not Tro
 _SURELY_NOT_PROCESSED = frozenset({Trouble.UNREACHABLE, Trouble.REFUSED, Trouble.BUSY})
 
 
-class Candidate:
-    """One credential of one upstream, and until when it rests."""
-
-    __slots__ = ("_busy_until_ms", "_rested_at_ms", "credential", "refused_until_ms", "upstream")
-
-    def __init__(self, upstream: int, credential: int) -> None:
-        """`upstream`, `credential`: their places, from 0 on."""
-        self.upstream = upstream
-        self.credential = credential
-        self.refused_until_ms = 0
-        self._busy_until_ms: dict[str, int] = {}
-        """By model."""
-        self._rested_at_ms = 0
-        """When the last of all its rests ends: after that nothing needs to be looked up."""
-
-    def is_awake(self, model: str, now_ms: int) -> bool:
-        return self._rested_at_ms <= now_ms or self.rests_until(model) <= now_ms
-
-    def rests_until(self, model: str) -> int:
-        return max(self.refused_until_ms, self._busy_until_ms.get(model, 0))
-
-    def refuse(self, now_ms: int) -> bool:
-        """Rest for every model. Returns whether that is news: requests that ran beside each other hear the same."""
-        if now_ms < self.refused_until_ms:
-            return False
-        self.refused_until_ms = now_ms + REFUSED_REST_MS
-        self._rested_at_ms = max(self._rested_at_ms, self.refused_until_ms)
-        return True
-
-    def rest(self, model: str, until_ms: int, now_ms: int) -> None:
-        """Rest for one model."""
-        busy = self._busy_until_ms
-        if len(busy) >= MOST_BUSY_MODELS and model not in busy:
-            self._busy_until_ms = busy = {name: until for name, until in busy.items() if until > now_ms}
-        if len(busy) >= MOST_BUSY_MODELS and model not in busy:
-            del busy[min(busy, key=busy.__getitem__)]
-        busy[model] = until_ms
-        self._rested_at_ms = max(self._rested_at_ms, until_ms)
-
-    def busy_until(self, now_ms: int) -> tuple[int, ...]:
-        """The ends of its rests for single models."""
-        return tuple(until_ms for until_ms in self._busy_until_ms.values() if until_ms > now_ms)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resting:
-    """A credential that rests, for `check` and figures: told by its place, never by its text."""
-
-    upstream: str
-    credential: int
-    """From 1 on, as people count."""
-    refused_until_ms: int | None
-    busy_models: int
-    """For so many models it is out of its own limits."""
-    until_ms: int
-    """When the last of these rests ends."""
-
-
 class _Route:
     """Who serves a model: the candidates of each upstream, in order."""
 
@@ -136,17 +73,33 @@ class _Route:
         if self.is_lone:
             return self.groups[0][0]
         self.turn += 1
-        return next(self.order(self.turn, now_ms), None) or self._first_to_wake()
+        return next(self.order(self.turn, now_ms), None) or self._first_to_wake(now_ms)
 
     def order(self, turn: int, now_ms: int) -> Iterator[Candidate]:
         """Who is awake, one after the other."""
         for group in self.groups:
-            awake = [candidate for candidate in group if candidate.is_awake(self.model, now_ms)]
-            for place in range(len(awake)):
-                yield awake[(turn + place) % len(awake)]
+            if self._is_reachable(group, now_ms):
+                yield from self._in_turn(group, turn, now_ms)
 
-    def _first_to_wake(self) -> Candidate:
-        return min((one for group in self.groups for one in group), key=lambda one: one.rests_until(self.model))
+    def last_resort(self, turn: int, now_ms: int) -> Iterator[Candidate]:
+        """Who would be awake, but that the origin rests."""
+        for group in self.groups:
+            if not self._is_reachable(group, now_ms):
+                yield from self._in_turn(group, turn, now_ms)
+
+    def _in_turn(self, group: Sequence[Candidate], turn: int, now_ms: int) -> Iterator[Candidate]:
+        awake = [candidate for candidate in group if candidate.is_awake(self.model, now_ms)]
+        for place in range(len(awake)):
+            yield awake[(turn + place) % len(awake)]
+
+    def _first_to_wake(self, now_ms: int) -> Candidate:
+        """Of those that can be reached, if there are any: to ask one that is busy costs no time."""
+        reachable = [group for group in self.groups if self._is_reachable(group, now_ms)] or self.groups
+        return min((one for group in reachable for one in group), key=lambda one: one.rests_until(self.model))
+
+    def _is_reachable(self, group: Sequence[Candidate], now_ms: int) -> bool:
+        """As far as is known. Where nobody else serves the model, it is assumed: to wait would help nobody."""
+        return len(self.groups) == 1 or group[0].origin.rests_until_ms <= now_ms
 
 
 class Attempts:
@@ -156,6 +109,7 @@ class Attempts:
 
     def __init__(self, route: _Route, now_ms: int) -> None:
         self.current = route.first(now_ms)
+        self.current.origin.send(now_ms)
         self._route = route
         self._turn = route.turn
         self._asked: list[Candidate] = []
@@ -166,24 +120,28 @@ class Attempts:
         """There is nobody else to ask, so the request's body is not needed once it has been sent."""
         return self._route.is_lone
 
-    def note(self, trouble: Trouble, now_ms: int, rest_ms: int | None = None) -> bool:
-        """Remember what an answer says of the current credential. `rest_ms`: what its `retry-after` asked for.
+    def note(self, trouble: Trouble | None, now_ms: int, rest_ms: int | None = None) -> bool:
+        """Remember what an answer says of the current credential and its upstream; `None`: no trouble.
 
-        Returns whether the operator is to be told: once for each rest of a refused credential.
+        `rest_ms`: what its `retry-after` asked for. Returns whether the operator is to be told: once for each rest
+        of a refused credential, or of an upstream that cannot be reached.
         """
+        if trouble is Trouble.UNREACHABLE:
+            return self.current.origin.lose(now_ms)
+        self.current.origin.reach()
         if trouble is Trouble.REFUSED:
             return self.current.refuse(now_ms)
-        if trouble is not Trouble.UNREACHABLE and not self.is_lone:
+        if trouble is not None and not self.is_lone:
             rest_ms = BUSY_REST_MS if rest_ms is None else rest_ms
             bounded_ms = min(max(rest_ms, LEAST_BUSY_REST_MS), MOST_BUSY_REST_MS)
             self.current.rest(self._route.model, now_ms + bounded_ms, now_ms)
         return False
 
-    def go_on(self, trouble: Trouble, now_ms: int) -> bool:
+    def go_on(self, trouble: Trouble, now_ms: int, may_go_to: Callable[[int], bool]) -> bool:
         """Turn to the next candidate, if the request may be sent again and there is one. False: it has its answer.
 
         Only before the first byte to the client. An upstream that cannot be reached is not asked again with another
-        credential.
+        credential. `may_go_to` takes the place of an upstream; the first for which it is true is the one.
         """
         if trouble not in _SURELY_NOT_PROCESSED:
             return False
@@ -191,11 +149,18 @@ class Attempts:
         self._asked.append(self.current)
         if trouble is Trouble.UNREACHABLE:
             self._asked += [one for group in self._route.groups for one in group if one.upstream == here]
-        for candidate in self._route.order(self._turn, now_ms):
-            if candidate not in self._asked:
-                self.current = candidate
-                return True
-        return False
+        others = (one for one in self._others(trouble, now_ms) if one not in self._asked)
+        next_one = next((one for one in others if may_go_to(one.upstream)), None)
+        if next_one is None:
+            return False
+        self.current = next_one
+        next_one.origin.send(now_ms)
+        return True
+
+    def _others(self, trouble: Trouble, now_ms: int) -> Iterator[Candidate]:
+        yield from self._route.order(self._turn, now_ms)
+        if trouble is Trouble.UNREACHABLE:  # else there is an answer, which is truer than that there is none
+            yield from self._route.last_resort(self._turn, now_ms)
 
 
 class Router:
@@ -203,10 +168,7 @@ class Router:
 
     def __init__(self, accesses: Sequence[Access]) -> None:
         self.upstreams: tuple[UpstreamSettings, ...] = tuple(access.upstream for access in accesses)
-        self._candidates = tuple(
-            tuple(Candidate(place, credential) for credential in range(len(access.credentials)))
-            for place, access in enumerate(accesses)
-        )
+        self._candidates = tuple(_candidates(place, access) for place, access in enumerate(accesses))
         self._patterns = tuple(_pattern(upstream.models) for upstream in self.upstreams)
         self._routes: dict[tuple[Protocol, str], _Route] = {}
         self._made = 0
@@ -234,22 +196,8 @@ class Router:
         return Attempts(route, now_ms)
 
     def resting(self, now_ms: int) -> tuple[Resting, ...]:
-        """The credentials that rest. A lone one is asked all the same."""
-        candidates = (candidate for group in self._candidates for candidate in group)
-        return tuple(resting for one in candidates if (resting := self._resting(one, now_ms)) is not None)
-
-    def _resting(self, candidate: Candidate, now_ms: int) -> Resting | None:
-        refused_until_ms = candidate.refused_until_ms if candidate.refused_until_ms > now_ms else None
-        busy_until_ms = candidate.busy_until(now_ms)
-        if refused_until_ms is None and not busy_until_ms:
-            return None
-        return Resting(
-            upstream=self.upstreams[candidate.upstream].name,
-            credential=candidate.credential + 1,
-            refused_until_ms=refused_until_ms,
-            busy_models=len(busy_until_ms),
-            until_ms=max(refused_until_ms or 0, *busy_until_ms, 0),
-        )
+        """What rests of each upstream, in order."""
+        return tuple(map(_resting, self.upstreams, self._candidates, repeat(now_ms)))
 
     def _make_route(self, protocol: Protocol, model: str) -> _Route:
         places = self.serving(protocol, model)
@@ -263,24 +211,15 @@ class Router:
         return route
 
 
-def read_retry_after(headers: Iterable[tuple[str, str]], now_ms: int) -> int | None:
-    """The milliseconds that an answer asks to wait, as SDKs read it (PROTOCOLS A.8); `None`: it says nothing clear.
-
-    `retry-after-ms` in milliseconds, else `retry-after` in seconds or as an HTTP date.
-    """
-    found = {name.lower(): value.strip() for name, value in headers if name.lower().startswith("retry-after")}
-    for name, unit_ms in (("retry-after-ms", 1), ("retry-after", amounts.SECOND_MS)):
-        if _SECONDS.fullmatch(found.get(name, "")):
-            return math.ceil(float(found[name]) * unit_ms)
-    return _until_date(found.get("retry-after", ""), now_ms)
+def _candidates(place: int, access: Access) -> tuple[Candidate, ...]:
+    origin = Origin()
+    return tuple(Candidate(place, credential, origin) for credential in range(len(access.credentials)))
 
 
-def _until_date(text: str, now_ms: int) -> int | None:
-    try:
-        moment = parsedate_to_datetime(text[:64])
-        return max(0, amounts.to_ms(moment.replace(tzinfo=moment.tzinfo or UTC)) - now_ms)
-    except (ValueError, TypeError, OverflowError, IndexError):  # the parser's, in one version or another
-        return None
+def _resting(upstream: UpstreamSettings, candidates: Sequence[Candidate], now_ms: int) -> Resting:
+    ends = [until_ms for one in candidates if (until_ms := one.rests_at_all_until(now_ms))]
+    seconds = -(-(max(ends, default=now_ms) - now_ms) // amounts.SECOND_MS)
+    return Resting(upstream=upstream.name, credentials=len(ends), seconds=seconds)
 
 
 def _pattern(globs: Sequence[str]) -> re.Pattern[str] | None:

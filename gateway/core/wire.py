@@ -45,7 +45,9 @@ OPENAI_PATHS = frozenset(
 _ANTHROPIC_HEADERS = frozenset({"anthropic-version", "x-api-key"})
 
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}", re.ASCII)
-"""What a model's name in a path may look like: nothing that means anything in an address."""
+"""What a model's name in an upstream's path may look like: nothing that means anything in an address."""
+_MODEL_PREFIXES = tuple(path.removesuffix(MODEL_PLACE) for path in Endpoint.MODEL.paths)
+_MAX_MODEL_NAME_LENGTH = 128
 
 REQUEST_HEADERS = frozenset(
     {
@@ -145,11 +147,22 @@ def upstream_query(endpoint: Endpoint, raw_query: str) -> str:
     return urlencode(kept)
 
 
+def is_of_a_model(path: str) -> bool:
+    """Whether a path is that of a model, whatever its name."""
+    return path.startswith(_MODEL_PREFIXES)
+
+
 def model_in_path(path: str) -> str:
-    """The model's name at the end of a path. Raises `UnknownPath` for what is no name, `BadRequest` for a key."""
-    name = path.rpartition("/")[2]
+    """The model's name at the end of a path. Raises `UnknownPath` for what is no name, `BadRequest` for a key.
+
+    Some vendors have names of several parts, such as `qwen/qwen3-32b`, each of which looks like a name itself. SDKs
+    write their slash as `%2F`, people as it is. A name with a slash is for a list to be searched for, and never
+    becomes part of an upstream's address, where it could lead elsewhere.
+    """
+    prefix = next(prefix for prefix in _MODEL_PREFIXES if path.startswith(prefix))
+    name = path.removeprefix(prefix)
     refuse_key(name)
-    if not MODEL_ID.fullmatch(name):
+    if len(name) > _MAX_MODEL_NAME_LENGTH or not all(map(MODEL_ID.fullmatch, name.split("/"))):
         raise UnknownPath("model: there is none with such a name.")
     return name
 
