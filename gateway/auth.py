@@ -92,10 +92,7 @@ class Authenticator:
         key = keys.parse(text.strip(" \t"))
         if key is None:
             what = "This is not an OpusMax API key" if text else "No API key was sent"
-            raise InvalidKey(
-                f"{what}: a key starts with {keys.PREFIX} and is sent as x-api-key or as"
-                f" authorization: Bearer. Ask {self._signpost.whom_to_ask} for one."
-            )
+            raise InvalidKey(f"{what}: a key starts with {keys.PREFIX}. Ask {self._signpost.whom_to_ask} for one.")
         return key
 
     async def _prove(self, api_key: ApiKey, max_waiting: int) -> Key:

@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from gateway import request_ids
 from gateway.clients import ClientConnection
 from gateway.core.errors import GatewayError, MethodNotAllowed, UnknownPath
 from gateway.core.heads import UnsafeHead, check_head
-from gateway.core.wire import MODEL_PLACE, protocol_of
+from gateway.core.wire import Endpoint, is_of_a_model, protocol_of
 from gateway.logs import Event
 from gateway.responses import error_response
 
@@ -29,9 +30,11 @@ def dispatching(routes: Routes) -> Handler:
     async def dispatch(request: web.BaseRequest) -> web.StreamResponse:
         connection = ClientConnection.of(request)
         connection.begin()
+        request_ids.begin()
         try:
             response = await _answer(routes, request)
         finally:
+            request_ids.end()
             connection.end(is_read=request.content.is_eof())
         if not request.content.is_eof():
             response.force_close()
@@ -62,9 +65,11 @@ async def _answer(routes: Routes, request: web.BaseRequest) -> web.StreamRespons
 def _handler(routes: Routes, request: web.BaseRequest) -> Handler:
     """Raises `UnknownPath` or `MethodNotAllowed`."""
     path = request.path
-    methods = routes.get(path) or routes.get(f"{path.rpartition('/')[0]}/{MODEL_PLACE}")
+    methods = routes.get(Endpoint.MODEL.path if is_of_a_model(path) else path)
     if methods is None:
-        raise UnknownPath("There is nothing at this address.")
+        raise UnknownPath(
+            "Nothing is served at this address. A client's base address is this server's own, with or without /v1."
+        )
     if request.method not in methods:
         raise MethodNotAllowed("This address takes another method.")
     return methods[request.method]

@@ -1,7 +1,6 @@
 """Responses of the gateway's own, and what becomes of one that has begun and cannot be ended."""
 
 import asyncio
-import secrets
 import socket
 import struct
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
+from gateway import request_ids
 from gateway.core.envelopes import ErrorAnswer, render
 from gateway.core.errors import GatewayError
 from gateway.core.protocols import Protocol
@@ -51,7 +51,7 @@ def raw_error(error: GatewayError) -> bytes:
 
 
 def _render(error: GatewayError, protocol: Protocol) -> ErrorAnswer:
-    answer = render(error, f"req_{secrets.token_hex(12)}", protocol)
+    answer = render(error, request_ids.current() or request_ids.mint(), protocol)
     return replace(answer, headers=OWN_HEADERS | answer.headers)
 
 

@@ -1,147 +1,216 @@
-"""The real Anthropic SDK gives the same objects through the gateway as without it."""
+"""The real Anthropic SDK, with either kind of client, gets the same through the gateway as without it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anthropic
+import httpx2
 import pytest
 
 from gateway.core.records import Key
-from gateway.simulator import Script, Simulator
+from gateway.core.usage import Usage
+from gateway.simulator import MODELS, Script, Simulator
+from tests.both_kinds import KINDS, Client, Kind, Use, anthropic_client, check_same, left, taken
 from tests.harness import MODEL, OPERATOR_CREDENTIAL, Database, until
 
 AliceKey = tuple[str, Key]
-ASK: dict[str, Any] = {"model": MODEL, "max_tokens": 200, "messages": [{"role": "user", "content": "Hey"}]}
+Request = dict[str, Any]
+ASK: Request = {"model": MODEL, "max_tokens": 200, "messages": [{"role": "user", "content": "Hey"}]}
 TOOL = {"name": "take_note", "description": "Takes a note", "input_schema": {"type": "object"}}
-TOOL_ASK = ASK | {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "take_note"}}
+PICTURE = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo" * 200}
+SEEN = [{"type": "image", "source": PICTURE}, {"type": "text", "text": "What is it?"}]
+CALL = {"type": "tool_use", "id": "toolu_1", "name": "take_note", "input": {"note": "a"}}
+RESULT = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "image", "source": PICTURE}]}
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": False}
+ASKS: dict[str, Request] = {
+    "text": ASK,
+    "tool": ASK | {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "take_note"}},
+    "picture": ASK | {"messages": [{"role": "user", "content": SEEN}]},
+    "tool result": ASK
+    | {
+        "tools": [TOOL],
+        "messages": [
+            *ASK["messages"],
+            {"role": "assistant", "content": [CALL]},
+            {"role": "user", "content": [RESULT]},
+        ],
+    },
+    "cached": ASK | {"system": [{"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}]},
+    "thinking": ASK | {"thinking": {"type": "adaptive"}},
+    "structured": ASK | {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    "too long": ASK | {"max_tokens": 5},
+}
+SCRIPTS = {"thinking": Script(thinking="shown")}
+USAGE = Usage(input=9, output=5, cache_read=70)
+every_ask = pytest.mark.parametrize("name", ASKS)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    which: Kind = request.param
+    return which
 
 
 @pytest.fixture
-async def direct(provider: Simulator) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(
-        base_url=provider.origin, api_key=OPERATOR_CREDENTIAL, max_retries=0
-    ) as client:
+async def direct(provider: Simulator, kind: Kind) -> AsyncIterator[Client]:
+    async with anthropic_client(kind, provider.origin, OPERATOR_CREDENTIAL) as client:
         yield client
 
 
 @pytest.fixture
-async def through(origin: str, alice: AliceKey) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=origin, api_key=alice[0], max_retries=0) as client:
+async def through(origin: str, alice: AliceKey, kind: Kind) -> AsyncIterator[Client]:
+    async with anthropic_client(kind, origin, alice[0]) as client:
         yield client
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal but for the ids, which the provider draws at random."""
-    return bool(one.model_dump(exclude={"id"}) == other.model_dump(exclude={"id"}))
+async def check_recorded(database: Database, alice: AliceKey, provider: Simulator) -> None:
+    """One row for the request through the gateway, with what the provider reported."""
+    [row] = database.rows(alice[1])
+    reported = {received.reported for received in provider.messages()}
+    assert (row.status, row.estimated, {row.usage}) == (200, False, reported)
 
 
-@pytest.mark.parametrize("ask", [ASK, TOOL_ASK], ids=["text", "tool use"])
+# Messages
+
+
+@every_ask
 async def test_a_message_is_the_same(
-    direct: anthropic.AsyncAnthropic, through: anthropic.AsyncAnthropic, ask: dict[str, Any]
+    through: Client, direct: Client, provider: Simulator, database: Database, alice: AliceKey, name: str
 ) -> None:
-    assert same(await through.messages.create(**ask), await direct.messages.create(**ask))
+    provider.script = SCRIPTS.get(name, Script())
+    await check_same(through, direct, lambda client: client.messages.create(**ASKS[name]))
+    await check_recorded(database, alice, provider)
 
 
-@pytest.mark.parametrize("ask", [ASK, TOOL_ASK], ids=["text", "tool use"])
+@every_ask
 async def test_a_streamed_message_is_the_same_event_by_event(
-    direct: anthropic.AsyncAnthropic, through: anthropic.AsyncAnthropic, ask: dict[str, Any]
+    through: Client, direct: Client, provider: Simulator, database: Database, alice: AliceKey, name: str
 ) -> None:
-    async def events(client: anthropic.AsyncAnthropic) -> tuple[list[Any], anthropic.types.Message]:
-        async with client.messages.stream(**ask) as stream:
-            types = [event.type async for event in stream]
-            return types, await stream.get_final_message()
-
-    types, message = await events(through)
-    direct_types, direct_message = await events(direct)
-    assert types == direct_types
-    assert same(message, direct_message)
+    provider.script = SCRIPTS.get(name, Script())
+    await check_same(through, direct, lambda client: client.messages.create(**ASKS[name], stream=True))
+    await check_recorded(database, alice, provider)
 
 
-async def test_the_synchronous_client_gets_the_same(
-    direct: anthropic.AsyncAnthropic, origin: str, alice: AliceKey
+@every_ask
+async def test_the_helper_that_gathers_a_streamed_message_gathers_the_same(
+    through: Client, direct: Client, provider: Simulator, name: str
 ) -> None:
-    def call() -> tuple[anthropic.types.Message, str]:
-        with anthropic.Anthropic(base_url=origin, api_key=alice[0], max_retries=0) as client:
-            message = client.messages.create(**ASK)
-            with client.messages.stream(**ASK) as stream:
-                return message, "".join(stream.text_stream)
-
-    message, text = await asyncio.to_thread(call)
-    expected = await direct.messages.create(**ASK)
-    assert same(message, expected)
-    assert isinstance(expected.content[0], anthropic.types.TextBlock)
-    assert text == expected.content[0].text
+    """Its last event holds the whole message."""
+    provider.script = SCRIPTS.get(name, Script())
+    await check_same(through, direct, lambda client: client.messages.stream(**ASKS[name]))
 
 
-async def test_counting_and_models_are_the_same(
-    direct: anthropic.AsyncAnthropic, through: anthropic.AsyncAnthropic
+async def test_events_that_the_sdk_does_not_know_yet_are_the_same(
+    through: Client, direct: Client, provider: Simulator
 ) -> None:
-    count: dict[str, Any] = {"model": MODEL, "messages": ASK["messages"]}
-    assert await through.messages.count_tokens(**count) == await direct.messages.count_tokens(**count)
-    assert [model async for model in through.models.list(limit=1)] == [
-        model async for model in direct.models.list(limit=1)
-    ]
-    assert await through.models.retrieve(MODEL) == await direct.models.retrieve(MODEL)
+    provider.script = Script(unknown_events=3, pings=4, comments=2, message_deltas=3, long_data_line_bytes=99_000)
+    await check_same(through, direct, lambda client: client.messages.create(**ASK, stream=True))
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 413, 429, 500, 529])
-async def test_a_provider_error_is_the_same_exception(
-    direct: anthropic.AsyncAnthropic, through: anthropic.AsyncAnthropic, provider: Simulator, status: int
+@pytest.mark.parametrize("query", [{}, {"beta": "true"}], ids=["now", "before version 2"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_beta_resource_gets_the_same_and_its_marks_reach_the_provider(
+    through: Client, direct: Client, provider: Simulator, query: dict[str, str], stream: bool
 ) -> None:
-    provider.script = Script(status=status)
-    with pytest.raises(anthropic.APIStatusError) as expected:
-        await direct.messages.create(**ASK)
-    with pytest.raises(type(expected.value)) as raised:
-        await through.messages.create(**ASK)
-    assert raised.value.status_code == status
-    body: Callable[[Any], Any] = lambda error: error.body["error"]  # noqa: E731 - reads as what it is
-    assert body(raised.value) == body(expected.value)
+    ask = ASK | {"betas": ["advisor-tool-2026-03-01", "of-tomorrow"], "stream": stream, "extra_query": query}
+    provider.script = Script(iterations=(("message", USAGE), ("compaction", USAGE)), restate_input=True)
+    await check_same(through, direct, lambda client: client.beta.messages.create(**ask))
+    for received in provider.messages():
+        assert received.path == "/v1/messages" + ("?beta=true" if query else "")
+        assert received.header("anthropic-beta") == "advisor-tool-2026-03-01,of-tomorrow"
 
 
-async def test_an_error_in_the_middle_of_a_stream_is_raised(
-    through: anthropic.AsyncAnthropic, provider: Simulator
+async def test_the_provider_gets_the_same_request_but_for_the_credential(
+    through: Client, direct: Client, provider: Simulator
+) -> None:
+    """The version of the protocol and what the SDK says of itself included."""
+    for client in (through, direct):
+        await taken(client, lambda client: client.messages.create(**ASK))
+    relayed, plain = provider.messages()
+    assert relayed.body_sha256 == plain.body_sha256
+    for name in ("anthropic-version", "user-agent", "accept", "content-type", "x-stainless-async"):
+        assert relayed.header(name) == plain.header(name) is not None
+    assert relayed.header("anthropic-version") == "2026-10-21"
+
+
+# Lookups
+
+
+LOOKUPS: dict[str, Use] = {
+    "count": lambda client: client.messages.count_tokens(model=MODEL, messages=ASK["messages"]),
+    "count with a picture": lambda client: client.messages.count_tokens(
+        model=MODEL, messages=ASKS["picture"]["messages"], tools=[TOOL]
+    ),
+    "beta count": lambda client: client.beta.messages.count_tokens(model=MODEL, messages=ASK["messages"]),
+    "models": lambda client: client.models.list(),
+    "models in pages of one": lambda client: client.models.list(limit=1),
+    "models in one page": lambda client: client.models.list(limit=1_000),
+    "models of the beta resource": lambda client: client.beta.models.list(limit=2),
+    "one model": lambda client: client.models.retrieve(MODELS[-1]),
+}
+
+
+@pytest.mark.parametrize("use", LOOKUPS.values(), ids=LOOKUPS)
+async def test_what_is_looked_up_is_the_same_and_is_free(
+    through: Client, direct: Client, database: Database, alice: AliceKey, use: Use
+) -> None:
+    await check_same(through, direct, use)
+    assert database.rows(alice[1]) == []
+
+
+async def test_all_models_are_found_page_by_page(through: Client) -> None:
+    for limit in (1, 2, 1_000):
+        found = await taken(through, LOOKUPS["models"] if limit == 1_000 else paged(limit))
+        assert [model.id for model in found] == list(MODELS)
+
+
+def paged(limit: int) -> Use:
+    return lambda client: client.models.list(limit=limit)
+
+
+# Streams that do not come to their end
+
+
+async def test_an_error_in_the_middle_of_a_stream_is_the_same_exception(
+    through: Client, direct: Client, provider: Simulator
 ) -> None:
     provider.script = Script(error_event_after_events=5)
-    with pytest.raises(anthropic.APIError, match="told to fail"):
-        async with through.messages.stream(**ASK) as stream:
-            await stream.get_final_message()
+    for use in STREAMS:
+        errors = []
+        for client in (direct, through):
+            with pytest.raises(anthropic.APIError, match="told to fail") as raised:
+                await taken(client, use)
+            errors.append((type(raised.value), str(raised.value), raised.value.body))
+        assert errors[0] == errors[1]
 
 
-async def test_leaving_a_stream_early_stops_the_provider(
-    through: anthropic.AsyncAnthropic, provider: Simulator, database: Database, alice: AliceKey
+STREAMS: list[Use] = [
+    lambda client: client.messages.create(**ASK, stream=True),
+    lambda client: client.messages.stream(**ASK),
+]
+
+
+@pytest.mark.parametrize("use", STREAMS, ids=["events", "helper"])
+async def test_a_stream_that_breaks_is_an_exception_and_not_an_end(
+    through: Client, provider: Simulator, database: Database, alice: AliceKey, use: Use
+) -> None:
+    provider.script = Script(cut_after_events=6)
+    with pytest.raises((anthropic.APIError, httpx2.TransportError)):
+        await taken(through, use)
+    await until(lambda: [row.status for row in database.rows(alice[1])] == [502])
+
+
+async def test_leaving_a_stream_early_stops_the_provider_and_is_charged(
+    through: Client, provider: Simulator, database: Database, alice: AliceKey
 ) -> None:
     provider.script = Script(output_tokens=150, events=50, pause_seconds=0.02)
-    async with through.messages.stream(**ASK) as stream:
-        async for text in stream.text_stream:
-            assert text
-            break
+    assert len(await left(through, STREAMS[0], 8)) == 8
     [received] = provider.messages()
     async with asyncio.timeout(5):
         await received.ended.wait()
     assert received.disconnected
     await until(lambda: database.rows(alice[1])[0].status is not None)
     [row] = database.rows(alice[1])
-    assert (row.status, row.estimated) == (499, True)
-
-
-async def test_a_used_up_budget_is_raised_at_once_with_the_gateways_own_text(
-    origin: str, database: Database
-) -> None:
-    text, _ = await database.create_key("bob", budgets=[(100, 3_600_000)])
-    async with anthropic.AsyncAnthropic(base_url=origin, api_key=text) as client:
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    await client.messages.create(**ASK)
-                except anthropic.AuthenticationError:  # the gateway has not seen the new key yet
-                    await asyncio.sleep(0.05)
-                except anthropic.BadRequestError as error:
-                    assert "can never fit" in str(error)  # noqa: PT017 - the loop waits for this very error
-                    break
-        small = ASK | {"max_tokens": 60}
-        await client.messages.create(**small)
-        with pytest.raises(anthropic.RateLimitError) as refused:
-            await client.messages.create(**small)
-    assert refused.value.response.headers["x-should-retry"] == "false"
-    assert "are left in 1h" in str(refused.value) or "used up" in str(refused.value)
+    assert (row.status, row.estimated, row.usage.input) == (499, True, received.reported.input)
+    assert 0 < row.usage.output < 150

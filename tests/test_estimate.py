@@ -18,7 +18,7 @@ Block = dict[str, Any]
 
 
 def estimate(body: bytes) -> int:
-    return ESTIMATOR.input_tokens(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    return ESTIMATOR.of_messages(body, msgspec.json.decode(body, type=dict[str, msgspec.Raw])).tokens
 
 
 def body_of(content: object, **fields: object) -> bytes:
@@ -54,11 +54,11 @@ def test_the_examples_of_an_estimate_come_out_as_written() -> None:
     assert Settings().image_tokens == 4_784
     default = Estimator(Settings())
     text = b'{"messages":"%b"}' % (b"x" * (80_000 - 15))
-    assert default.input_tokens(text, {}) == 26_667
+    assert default.of_messages(text, {}).tokens == 26_667
     frame = len(body_of([picture(""), {"type": "text", "text": ""}])) - 2
     body = body_of([picture("A" * 10**6), {"type": "text", "text": "x" * (20_000 - frame)}])
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    assert default.input_tokens(body, fields) == 6_667 + 4_784
+    assert default.of_messages(body, fields).tokens == 6_667 + 4_784
 
 
 @pytest.mark.parametrize(

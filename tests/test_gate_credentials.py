@@ -202,7 +202,7 @@ async def refusals(origin: str, provider: Simulator, ring: Ring, count: int, see
 def require_refusal(attempt: Attempt, lines: Sequence[str], seen: Seen) -> None:
     assert seen.status in REFUSED, (seen.status, attempt.target, lines)
     require_clean_answer(attempt, seen, *lines)
-    assert keys.PREFIX not in seen.raw.decode("latin-1").replace(f"starts with {keys.PREFIX} and", "")
+    assert keys.PREFIX not in seen.raw.decode("latin-1").replace(f"starts with {keys.PREFIX}.", "")
     error = seen.require_envelope()
     if "code" in error:
         assert error["type"] == ("rate_limit_error" if seen.status == 429 else "invalid_request_error")

@@ -23,6 +23,7 @@ from gateway.core.metering import (
     meter_for,
     unanswered,
 )
+from gateway.core.protocols import Api
 from gateway.core.sse import MAX_EVENT_BYTES, EventReader
 from gateway.core.usage import NO_USAGE, Usage
 
@@ -591,3 +592,11 @@ def test_cache_reads_count_a_tenth_rounded_up() -> None:
     charge: Callable[[int], int] = lambda reads: Usage(cache_read=reads).charge  # noqa: E731
     assert [charge(reads) for reads in (0, 1, 9, 10, 11, 1_001)] == [0, 1, 1, 1, 2, 101]
     assert Usage(input=100, output=50, cache_write=20, cache_read=1_001).charge == 271
+
+
+def test_an_estimate_leaves_out_what_hosted_tools_may_not_have_read() -> None:
+    hold = Hold(input=60_000, output=500, hosted_tools=50_000)
+    assert unanswered(hold).usage == Usage(input=10_000)
+    broken = meter_for(hold, 200, "text/event-stream", "", Api.RESPONSES)
+    broken.feed(b'event: response.created\ndata: {"type": "response.created", "response": {"usage": null}}\n\n')
+    assert broken.measure(ended=False).usage.input == 10_000

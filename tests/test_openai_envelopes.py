@@ -22,7 +22,7 @@ def answer_to(error: GatewayError) -> ErrorAnswer:
     ("error", "status", "kind", "code"),
     [
         (errors.BadRequest, 400, "invalid_request_error", None),
-        (errors.NeverFits, 400, "invalid_request_error", None),
+        (errors.NeverFits, 400, "invalid_request_error", "invalid_prompt"),
         (errors.InvalidKey, 401, "invalid_request_error", "invalid_api_key"),
         (errors.ModelNotAllowed, 403, "invalid_request_error", "model_not_found"),
         (errors.UnknownPath, 404, "invalid_request_error", None),

@@ -26,7 +26,7 @@ def beyond_text(kind: str, hidden: int = 0, **fields: object) -> int:
     body = json.dumps({"model": "gpt-x", **fields}).encode()
     of_kind = openai_estimate.of_chat if kind == "chat" else openai_estimate.of_responses
     text_bytes = len(body) - (hidden + 2 if hidden else 0)
-    return of_kind(body, top_level(body), ESTIMATOR) - -(-text_bytes // 3)
+    return of_kind(body, top_level(body), ESTIMATOR).tokens - -(-text_bytes // 3)
 
 
 def chat(content: object, hidden: int = 0, **fields: object) -> int:
@@ -114,7 +114,7 @@ def test_an_item_of_a_response_holds_what_it_stands_for(item: Fields, hidden: in
 @pytest.mark.parametrize("spelled", ["item\\u005freference", "\\u0069tem_reference"])
 def test_a_type_spelled_with_escapes_is_seen_all_the_same(spelled: str) -> None:
     body = b'{"input": [{"type": "%b"}]}' % spelled.encode()
-    held = openai_estimate.of_responses(body, top_level(body), ESTIMATOR)
+    held = openai_estimate.of_responses(body, top_level(body), ESTIMATOR).tokens
     assert held == UNBOUNDED + -(-len(body) // 3)
 
 

@@ -1,13 +1,14 @@
 """OpenAI's bodies are read as strictly as Anthropic's, and hold what they may cost."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
 from gateway.core.errors import BadRequest
 from gateway.core.estimate import DEFAULT_OUTPUT_TOKENS, Estimator
 from gateway.core.openai_parsing import MAX_CHOICES, parse_chat, parse_embeddings, parse_responses
-from gateway.core.parsing import MAX_OUTPUT_TOKENS, ParsedRequest
+from gateway.core.parsing import MAX_OUTPUT_TOKENS, ParsedRequest, parse_messages
 from gateway.core.settings import Settings
 
 DEFAULT = 7_000
@@ -191,3 +192,19 @@ def test_a_hold_is_the_input_and_the_output() -> None:
     body = json.dumps({"model": "gpt-x", "messages": [{"role": "user", "content": "x" * 3_000}], "max_tokens": 5})
     hold = parse_chat(body.encode(), ESTIMATOR).hold
     assert (hold.input, hold.output) == (-(-len(body) // 3), 5)
+
+
+@pytest.mark.parametrize(
+    ("parse", "body"),
+    [
+        (parse_messages, {"max_tokens": 5, "messages": [], "tools": [{"type": "web_search_20250305"}]}),
+        (parse_chat, {"max_tokens": 5, "messages": [], "web_search_options": {}}),
+        (parse_responses, {"max_output_tokens": 5, "input": "x", "tools": [{"type": "web_search"}]}),
+    ],
+)
+def test_what_is_held_for_hosted_tools_is_known_apart(
+    parse: Callable[[bytes, Estimator], ParsedRequest], body: dict[str, object]
+) -> None:
+    hold = parse(json.dumps({"model": "m"} | body).encode(), Estimator(Settings())).hold
+    assert hold.hosted_tools == Settings().unbounded_input_tokens
+    assert hold.hosted_tools < hold.input < hold.hosted_tools + 100

@@ -13,7 +13,8 @@ from gateway.core.buckets import TokenBucket
 from gateway.core.envelopes import render
 from gateway.core.errors import BudgetExceeded, GatewayError, InvalidKey, LimitExceeded, ModelNotAllowed, NeverFits
 from gateway.core.limits import Hold, KeyLimits
-from gateway.core.ratelimits import anthropic_headers
+from gateway.core.protocols import Protocol
+from gateway.core.ratelimits import anthropic_headers, budget_headers, openai_headers
 from gateway.core.records import Budget, Key, KeyRow, Refusal
 from gateway.core.refusals import Signpost, explain
 from gateway.core.windows import RollingWindow
@@ -98,7 +99,7 @@ def test_a_lifetime_budget_tells_whom_to_ask_and_no_time() -> None:
     too_full = refuse(limits_of(key_with((1_000, None)), (0, 700)), Hold(input=100, output=300))
     assert too_full.message == (
         "This request may need 400 tokens; 300 of 1,000 are left in all."
-        " A smaller max_tokens works now, or ask the administrator (ada@example.org) for more."
+        " A smaller max_tokens works now. Ask the administrator (ada@example.org) for more."
         " Usage: https://gateway.example/usage"
     )
     no_help = refuse(limits_of(key_with((1_000, None)), (0, 700)), Hold(input=300, output=100))
@@ -146,7 +147,7 @@ def test_where_running_requests_decide_the_wait_is_a_hint_of_two_seconds() -> No
 
 PACES = [
     ({"concurrency": 1}, Refusal.CONCURRENCY, "This key may run 1 ", 2),
-    ({"requests_per_minute": 1}, Refusal.REQUESTS, "Rate limit reached: 1 requests per minute.", 60),
+    ({"requests_per_minute": 1}, Refusal.REQUESTS, "Rate limit reached: 1 request per minute.", 60),
     ({"tokens_per_minute": 600}, Refusal.TOKENS, "Rate limit reached: 600 tokens per minute.", 31),
 ]
 
@@ -325,6 +326,7 @@ def test_headers_tell_of_the_windows_that_clients_show() -> None:
         "anthropic-ratelimit-unified-5h-status": "rejected",
         "anthropic-ratelimit-unified-5h-utilization": "1.0000",
         "anthropic-ratelimit-unified-5h-reset": resets["5h"],
+        "anthropic-ratelimit-unified-5h-surpassed-threshold": "0.95",
         "anthropic-ratelimit-unified-7d-status": "allowed",
         "anthropic-ratelimit-unified-7d-utilization": "0.1000",
         "anthropic-ratelimit-unified-7d-reset": resets["7d"],
@@ -332,6 +334,49 @@ def test_headers_tell_of_the_windows_that_clients_show() -> None:
         "anthropic-ratelimit-unified-reset": resets["5h"],
         "anthropic-ratelimit-unified-representative-claim": "five_hour",
     }
+
+
+@pytest.mark.parametrize(
+    ("used", "word", "surpassed"),
+    [(749, "allowed", None), (750, "allowed_warning", "0.75"), (950, "allowed_warning", "0.95")],
+)
+def test_headers_let_claude_code_warn_before_a_window_is_full(used: int, word: str, surpassed: str | None) -> None:
+    headers = headers_of(limits_of(key_with((1_000, FIVE_HOURS)), (SECOND_MS, used)), with_windows=True)
+    assert headers["anthropic-ratelimit-unified-status"] == word
+    assert headers.get("anthropic-ratelimit-unified-5h-surpassed-threshold") == surpassed
+
+
+def test_headers_tell_codex_of_the_same_windows() -> None:
+    limits = limits_of(key_with((1_000, FIVE_HOURS), (10_000, WEEK), (50, HOUR_MS)), (SECOND_MS, 760))
+    resets = {name: str((NOW_MS + window_ms) // 1_000) for name, window_ms in (("5h", FIVE_HOURS), ("7d", WEEK))}
+    assert openai_headers(limits.status(NOW_MS), NOW_MS) == {
+        "x-codex-primary-used-percent": "76.0",
+        "x-codex-primary-window-minutes": "300",
+        "x-codex-primary-reset-at": resets["5h"],
+        "x-codex-secondary-used-percent": "7.6",
+        "x-codex-secondary-window-minutes": "10080",
+        "x-codex-secondary-reset-at": resets["7d"],
+    }
+
+
+def test_beside_a_refusal_by_a_budget_stands_what_makes_clients_show_its_text() -> None:
+    limits = limits_of(key_with((1_000, FIVE_HOURS)), (SECOND_MS, 500), (2 * HOUR_MS, 500))
+    error = refuse(limits, half(600))
+    assert isinstance(error, BudgetExceeded)
+    status = limits.status(NOW_MS)
+    headers = budget_headers(Protocol.ANTHROPIC, status, NOW_MS, error)
+    assert "anthropic-ratelimit-unified-representative-claim" not in headers
+    assert headers["anthropic-ratelimit-unified-overage-disabled-reason"] == "org_spend_cap_reached"
+    assert headers["anthropic-ratelimit-unified-status"] == "rejected"
+    assert headers["anthropic-ratelimit-unified-reset"] == str(error.resets_at_seconds)
+    assert budget_headers(Protocol.OPENAI, status, NOW_MS, error)["x-codex-promo-message"] == error.message
+
+
+@pytest.mark.parametrize("contact", ["Zoë", "ops\r\nx-other: 1"])
+def test_a_text_that_is_not_for_headers_does_not_stand_in_one(contact: str) -> None:
+    error = BudgetExceeded(f"Ask {contact}.", refusal=Refusal.BUDGET)
+    status = limits_of(PLAIN).status(NOW_MS)
+    assert budget_headers(Protocol.OPENAI, status, NOW_MS, error) == {}
 
 
 def test_a_key_without_limits_has_no_headers_that_tell_of_them() -> None:

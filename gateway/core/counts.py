@@ -27,6 +27,8 @@ class Reported:
     output: int | None = None
     cache_write: int | None = None
     cache_read: int | None = None
+    served_by: str = ""
+    """The model that answered in place of the one that was asked for; '' = none did."""
 
     def usage(self, input_when_unknown: int = 0) -> Usage:
         """As a usage; what is not known counts as nothing, but for the input."""

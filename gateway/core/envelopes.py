@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway.core.errors import GatewayError
+from gateway.core.errors import GatewayError, NeverFits
 from gateway.core.protocols import Protocol
 
 _USED_UP = "usage_limit_reached"
@@ -66,6 +66,8 @@ def _anthropic(error: GatewayError, request_id: str, headers: dict[str, str]) ->
 def _openai(error: GatewayError, request_id: str, headers: dict[str, str]) -> ErrorAnswer:
     headers["x-request-id"] = request_id
     kind, code = _OPENAI_NAMES.get(error.kind, _OPENAI_FAILURE)
+    if isinstance(error, NeverFits):
+        code = "invalid_prompt"  # of this one Codex shows the text, of others the raw JSON
     told: dict[str, object] = {"message": error.message, "type": kind, "param": None, "code": code}
     if kind == _USED_UP:
         headers.pop("retry-after", None)

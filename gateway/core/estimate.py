@@ -12,6 +12,7 @@ Here: what all protocols share, and Anthropic's messages; openai_estimate.py has
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
@@ -44,6 +45,14 @@ _EMPTY = msgspec.Raw(b"")
 _NOT_AS_EXPECTED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Unclear)
 
 
+class InputBound(NamedTuple):
+    """The most tokens that the input of a request may be."""
+
+    tokens: int
+    hosted_tools: int
+    """Of `tokens`, what is held for tools that the provider runs: they may read so much, or nothing."""
+
+
 class Estimator:
     """Estimates with the operator's allowances for what the body does not show."""
 
@@ -54,13 +63,13 @@ class Estimator:
         self.unbounded_tokens = settings.unbounded_input_tokens
         self.default_output_tokens = default_output_tokens
 
-    def input_tokens(self, body: bytes, fields: Fields) -> int:
+    def of_messages(self, body: bytes, fields: Fields) -> InputBound:
         """The bound for a Messages body whose top level is `fields`."""
         hidden_bytes, extra_tokens = 0, 0
         if _mentions(body):
             hidden_bytes, extra_tokens = self.of_blocks(_all_blocks(fields), self._of_block)
-        extra_tokens += self.unbounded_tokens * _reading_tools(fields)
-        return text_tokens(len(body) - hidden_bytes) + extra_tokens
+        hosted_tools = self.unbounded_tokens * _hosted_tools(fields)
+        return InputBound(text_tokens(len(body) - hidden_bytes) + extra_tokens + hosted_tools, hosted_tools)
 
     def of_blocks(self, blocks: Iterable[Fields], of_block: Callable[[Fields], tuple[int, int]]) -> tuple[int, int]:
         """(bytes that are no text, tokens held for them), summed up over what `of_block` says of each block.
@@ -159,7 +168,7 @@ def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
             yield from _blocks(as_object(block.get("source", NULL)).get("content", NULL))
 
 
-def _reading_tools(fields: Fields) -> int:
+def _hosted_tools(fields: Fields) -> int:
     """How many tools the provider runs: what they read is input too."""
     try:
         servers = len(as_list(fields.get("mcp_servers", NULL)))

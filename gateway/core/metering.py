@@ -37,6 +37,8 @@ class Measurement:
     usage: Usage
     estimated: bool
     """Not all of it is the provider's own count."""
+    served_by: str = ""
+    """The model that answered in place of the one that was asked for, as the provider says; '' = none did."""
 
 
 class Meter(Protocol):
@@ -241,12 +243,13 @@ def _as_reported(reported: Reported, hold: Hold, seen_bytes: int) -> Measurement
     """The provider's last word, if it was one."""
     if reported.input is None or reported.output is None:
         return _estimated(reported, hold, seen_bytes)
-    return Measurement(reported.usage(), estimated=False)
+    return Measurement(reported.usage(), estimated=False, served_by=reported.served_by)
 
 
 def _estimated(reported: Reported, hold: Hold, seen_bytes: int) -> Measurement:
     """Never below what the provider said so far, and never above the hold unless it said so itself."""
-    usage = reported.usage(input_when_unknown=hold.input)
+    usage = reported.usage(input_when_unknown=hold.input - hold.hosted_tools)
     room = max(0, hold.charge - usage.charge)
     unreported = max(0, -(-seen_bytes // BYTES_PER_OUTPUT_TOKEN) - usage.output)
-    return Measurement(replace(usage, output=usage.output + min(room, unreported)), estimated=True)
+    usage = replace(usage, output=usage.output + min(room, unreported))
+    return Measurement(usage, estimated=True, served_by=reported.served_by)

@@ -17,6 +17,7 @@ from gateway.core.counts import NOTHING
 from gateway.core.estimate import (
     NULL,
     Estimator,
+    InputBound,
     as_list,
     as_object,
     as_text,
@@ -48,16 +49,17 @@ _PAYLOADS = ("url", "data", "file_data")
 _BY_ID = ("previous_response_id", "conversation", "prompt")
 
 
-def of_chat(body: bytes, fields: Fields, estimator: Estimator) -> int:
+def of_chat(body: bytes, fields: Fields, estimator: Estimator) -> InputBound:
     """The bound for a body of chat completions whose top level is `fields`."""
-    hidden_inputs = _hosted_tools(fields) + _given(fields, "web_search_options")
-    return _of_items(body, fields.get("messages", NULL), estimator) + hidden_inputs * estimator.unbounded_tokens
+    hosted_tools = (_hosted_tools(fields) + _given(fields, "web_search_options")) * estimator.unbounded_tokens
+    return InputBound(_of_items(body, fields.get("messages", NULL), estimator) + hosted_tools, hosted_tools)
 
 
-def of_responses(body: bytes, fields: Fields, estimator: Estimator) -> int:
+def of_responses(body: bytes, fields: Fields, estimator: Estimator) -> InputBound:
     """The bound for a body of responses whose top level is `fields`."""
-    hidden_inputs = _hosted_tools(fields) + sum(_given(fields, name) for name in _BY_ID)
-    return _of_items(body, fields.get("input", NULL), estimator) + hidden_inputs * estimator.unbounded_tokens
+    hosted_tools = _hosted_tools(fields) * estimator.unbounded_tokens
+    by_id = sum(_given(fields, name) for name in _BY_ID) * estimator.unbounded_tokens
+    return InputBound(_of_items(body, fields.get("input", NULL), estimator) + by_id + hosted_tools, hosted_tools)
 
 
 def of_embeddings(body: bytes, fields: Fields) -> int:

@@ -48,9 +48,10 @@ def parse_chat(body: bytes, estimator: Estimator) -> ParsedRequest:
     output = max((most for most in maxima if most is not None), default=estimator.default_output_tokens)
     choices = read_count(fields, "n", MAX_CHOICES) or 1
     stream = read_flag(fields, "stream")
+    bound = estimate.of_chat(body, fields, estimator)
     return ParsedRequest(
         model=read_model(fields),
-        hold=Hold(input=estimate.of_chat(body, fields, estimator), output=output * choices),
+        hold=Hold(input=bound.tokens, hosted_tools=bound.hosted_tools, output=output * choices),
         stream=stream,
         usage_splice=_usage_splice(body, fields) if stream else None,
     )
@@ -65,9 +66,10 @@ def parse_responses(body: bytes, estimator: Estimator) -> ParsedRequest:
             " Leave it out, or set it to false."
         )
     output = read_count(fields, "max_output_tokens", MAX_OUTPUT_TOKENS) or estimator.default_output_tokens
+    bound = estimate.of_responses(body, fields, estimator)
     return ParsedRequest(
         model=read_model(fields),
-        hold=Hold(input=estimate.of_responses(body, fields, estimator), output=output),
+        hold=Hold(input=bound.tokens, hosted_tools=bound.hosted_tools, output=output),
         stream=read_flag(fields, "stream"),
     )
 

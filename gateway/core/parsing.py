@@ -48,7 +48,8 @@ def parse_messages(body: bytes, estimator: Estimator) -> ParsedRequest:
     if max_tokens is None:
         raise BadRequest("max_tokens: Field required")
     _check_between(max_tokens, "max_tokens", MAX_OUTPUT_TOKENS)
-    hold = Hold(input=estimator.input_tokens(body, fields), output=max_tokens)
+    bound = estimator.of_messages(body, fields)
+    hold = Hold(input=bound.tokens, hosted_tools=bound.hosted_tools, output=max_tokens)
     return ParsedRequest(model=read_model(fields), hold=hold, stream=stream)
 
 

@@ -5,15 +5,21 @@ reset in RFC 3339. `anthropic-ratelimit-unified-{5h|7d}-*` for windows of five h
 Code shows, reset in epoch seconds.
 
 OpenAI (PROTOCOLS B.1): `x-ratelimit-{limit|remaining|reset}-{requests|tokens}` for per-minute limits. The reset is
-the time until all is there again, written as Go writes durations: `850ms`, `1.5s`, `6m0s`.
+the time until all is there again, written as Go writes durations: `850ms`, `1.5s`, `6m0s`. Codex shows the same two
+windows from `x-codex-{primary|secondary}-*`.
 """
 
 from gateway.core import amounts
+from gateway.core.errors import BudgetExceeded
 from gateway.core.protocols import Protocol
 from gateway.core.status import BucketStatus, BudgetStatus, LimitsStatus
 
+_UNIFIED = "anthropic-ratelimit-unified"
 _UNIFIED_WINDOWS = {5 * amounts.HOUR_MS: "5h", 7 * amounts.DAY_MS: "7d"}
 _CLAIMS = {"5h": "five_hour", "7d": "seven_day"}
+_CODEX_WINDOWS = {5 * amounts.HOUR_MS: "primary", 7 * amounts.DAY_MS: "secondary"}
+_WARNINGS = (0.95, 0.75)
+"""Claude Code warns its user where it is told that a window is used to one of these shares."""
 
 
 def limit_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, *, with_windows: bool) -> dict[str, str]:
@@ -21,6 +27,26 @@ def limit_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, *, with
     if protocol is Protocol.OPENAI:
         return openai_headers(status, now_ms)
     return anthropic_headers(status, now_ms, with_windows=with_windows)
+
+
+def budget_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, error: BudgetExceeded) -> dict[str, str]:
+    """The same for a refusal by a budget, with what makes clients show its text.
+
+    Codex has words of its own and puts `promo-message` into them. Claude Code, told that it uses a gateway, has
+    words of its own wherever a claim stands, calls a refusal without a reason "not your usage limit", and shows the
+    text where there is a reason and no claim. The reset is the time that the text names.
+    """
+    headers = limit_headers(protocol, status, now_ms, with_windows=True)
+    if protocol is Protocol.OPENAI:
+        if error.message.isascii() and error.message.isprintable():  # it names a contact, which may be anything
+            headers["x-codex-promo-message"] = error.message
+        return headers
+    headers.pop(f"{_UNIFIED}-representative-claim", None)
+    headers[f"{_UNIFIED}-status"] = "rejected"
+    headers[f"{_UNIFIED}-overage-disabled-reason"] = "org_spend_cap_reached"
+    if error.resets_at_seconds is not None:
+        headers[f"{_UNIFIED}-reset"] = str(error.resets_at_seconds)
+    return headers
 
 
 def anthropic_headers(status: LimitsStatus, now_ms: int, *, with_windows: bool) -> dict[str, str]:
@@ -48,6 +74,12 @@ def openai_headers(status: LimitsStatus, now_ms: int) -> dict[str, str]:
             headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
             headers[f"x-ratelimit-remaining-{name}"] = str(max(0, bucket.level))
             headers[f"x-ratelimit-reset-{name}"] = _go_duration(bucket.full_at_ms - now_ms)
+    for budget in status.budgets:
+        if budget.window_ms in _CODEX_WINDOWS:
+            prefix = f"x-codex-{_CODEX_WINDOWS[budget.window_ms]}"
+            headers[f"{prefix}-used-percent"] = f"{100 * budget.used / budget.tokens:.1f}"
+            headers[f"{prefix}-window-minutes"] = str(budget.window_ms // amounts.MINUTE_MS)
+            headers[f"{prefix}-reset-at"] = _reset(budget, now_ms)
     return headers
 
 
@@ -77,19 +109,24 @@ def _window_headers(windows: dict[str, BudgetStatus], now_ms: int) -> dict[str, 
         return {}
     headers = {}
     for name, budget in windows.items():
-        prefix = f"anthropic-ratelimit-unified-{name}"
+        prefix = f"{_UNIFIED}-{name}"
         headers[f"{prefix}-status"] = _word(budget)
         headers[f"{prefix}-utilization"] = f"{budget.used / budget.tokens:.4f}"
         headers[f"{prefix}-reset"] = _reset(budget, now_ms)
+        passed = [share for share in _WARNINGS if budget.used >= share * budget.tokens]
+        if passed:
+            headers[f"{prefix}-surpassed-threshold"] = str(passed[0])
     fullest = max(windows, key=lambda name: windows[name].used / windows[name].tokens)
-    headers["anthropic-ratelimit-unified-status"] = _word(windows[fullest])
-    headers["anthropic-ratelimit-unified-reset"] = _reset(windows[fullest], now_ms)
-    headers["anthropic-ratelimit-unified-representative-claim"] = _CLAIMS[fullest]
+    headers[f"{_UNIFIED}-status"] = _word(windows[fullest])
+    headers[f"{_UNIFIED}-reset"] = _reset(windows[fullest], now_ms)
+    headers[f"{_UNIFIED}-representative-claim"] = _CLAIMS[fullest]
     return headers
 
 
 def _word(budget: BudgetStatus) -> str:
-    return "allowed" if budget.left else "rejected"
+    if not budget.left:
+        return "rejected"
+    return "allowed_warning" if budget.used >= min(_WARNINGS) * budget.tokens else "allowed"
 
 
 def _reset(budget: BudgetStatus, now_ms: int) -> str:
