@@ -1,14 +1,19 @@
 """The operator's credentials for the upstreams: from the environment, files or systemd, never from a flag."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.core.errors import SettingsError
 from gateway.core.notation import looks_like_secret
 from gateway.core.settings import Settings
 from gateway.core.upstreams import CREDENTIAL_VARIABLES, Access, UpstreamSettings
+from gateway.logs import Event
 
 MAX_FILE_BYTES = 64 * 1024
+
+_log = logging.getLogger("opusmax.upstream")
 
 
 def open_upstreams(settings: Settings, environment: Mapping[str, str]) -> tuple[Access, ...]:
@@ -33,6 +38,12 @@ def open_upstreams(settings: Settings, environment: Mapping[str, str]) -> tuple[
     return opened
 
 
+def reopen_upstreams(accesses: Sequence[Access], environment: Mapping[str, str]) -> tuple[Access, ...]:
+    """The same upstreams with their credentials as they are now. Where they cannot be read, or are gone, an
+    upstream keeps those that it has, and the log names it."""
+    return tuple(_reopen(access, environment) for access in accesses)
+
+
 def read(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
     """The comma-separated credentials that `name`, `name_FILE` or a systemd credential called `name` gives; where
     `name` is a path, those of that file.
@@ -52,13 +63,27 @@ def _open(upstream: UpstreamSettings, environment: Mapping[str, str]) -> Access:
     """An upstream of a table. One on this machine that names no credentials gets none."""
     if not upstream.credentials:
         return Access(upstream=upstream, credentials=("",))
+    return Access(upstream=upstream, credentials=_require(upstream, environment))
+
+
+def _reopen(access: Access, environment: Mapping[str, str]) -> Access:
+    try:
+        if access.upstream.credentials:
+            return replace(access, credentials=_require(access.upstream, environment))
+    except SettingsError as error:
+        _log.error(Event.UPSTREAM_CREDENTIAL_NOT_READ, extra={"upstream": access.upstream.name}, exc_info=error)
+    return access
+
+
+def _require(upstream: UpstreamSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Its credentials, at least one. Raises `SettingsError`."""
     try:
         credentials = _read_all(upstream, environment)
     except SettingsError as error:
         raise SettingsError(f"upstream {upstream.name}: credentials: {error}") from None
     if not credentials:
         raise SettingsError(f"upstream {upstream.name}: credentials: {_nothing_in(upstream.credentials)}")
-    return Access(upstream=upstream, credentials=credentials)
+    return credentials
 
 
 def _read_all(upstream: UpstreamSettings, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -120,3 +120,18 @@ def test_an_empty_file_of_a_table_is_named(tmp_path: Path) -> None:
     text = TWO_UPSTREAMS.replace('["GROQ_API_KEY", "SECOND_KEY"]', f'"{tmp_path}/empty.key"')
     with pytest.raises(SettingsError, match=f"there is none in {tmp_path}/empty.key$"):
         opened(text)
+
+
+def test_credentials_that_are_read_again_change_and_those_that_cannot_be_stay(tmp_path: Path) -> None:
+    file = tmp_path / "groq.key"
+    text = TWO_UPSTREAMS.replace('["GROQ_API_KEY", "SECOND_KEY"]', f'["{file}", "SECOND_KEY"]')
+    environment = {"SECOND_KEY": "second"}
+    file.write_text("old")
+    before = credentials.open_upstreams(Settings.load({}, {}, text), environment)
+    assert credentials.reopen_upstreams(before, environment) == before
+    file.write_text("new,newer")
+    after = credentials.reopen_upstreams(before, environment)
+    assert [access.credentials for access in after] == [("new", "newer", "second"), ("",)]
+    assert [access.upstream for access in after] == [access.upstream for access in before]
+    file.unlink()
+    assert credentials.reopen_upstreams(after, environment) == after

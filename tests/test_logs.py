@@ -93,3 +93,41 @@ def test_a_fault_that_repeats_writes_some_lines_a_second_only() -> None:
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     assert 10 <= child.stderr.count("\n") <= 40
+
+
+def test_an_event_names_the_upstream_its_credential_and_the_request_that_met_it() -> None:
+    way = (
+        "\nfrom gateway import request_ids\nlog = logging.getLogger('opusmax.upstream')\nrequest_ids.begin()"
+        "\ntold = {'upstream': 'claude-2', 'credential': (2, 3)}"
+        "\nlog.error(logs.Event.UPSTREAM_BROKE, extra=told, exc_info=TimeoutError(CANARY))"
+        "\nprint(request_ids.current())\nrequest_ids.end()\nlog.error(logs.Event.UPSTREAM_BROKE, extra=told)"
+        "\nprint(request_ids.current(), logs.told[logs.Event.UPSTREAM_BROKE, 'claude-2'])"
+    )
+    output, errors = outcome(way)
+    identity, nobody, count = output.split()
+    first, second = errors.splitlines()
+    assert identity.startswith("req_")
+    assert first.endswith(f" upstream.broke upstream=claude-2 credential=2/3 request={identity} TimeoutError")
+    assert second.endswith(" upstream.broke upstream=claude-2 credential=2/3")
+    assert (nobody, count) == ("None", "2")
+
+
+def test_what_has_not_the_form_of_a_name_is_left_out() -> None:
+    way = (
+        "\nfor name in (CANARY + ' ', 'A B', 7, None, 'a' * 33, CANARY.upper(), 'a\\nb'):"
+        "\n    told = {'upstream': name, 'credential': (name, 7), 'key': CANARY, 'request': CANARY}"
+        "\n    logging.getLogger('opusmax').error(logs.Event.UPSTREAM_BROKE, extra=told)"
+    )
+    _, errors = outcome(way)
+    assert errors.count(" upstream.broke\n") == 6
+    assert errors.count(" upstream.broke credential=7/7\n") == 1
+    assert errors.count("\n") == 7
+
+
+def outcome(way: str) -> tuple[str, str]:
+    """What a program that logs in this `way` writes: to stdout, to stderr."""
+    program = PROGRAM.format(canary=CANARY, way=way)
+    child = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    return child.stdout, child.stderr

@@ -15,6 +15,7 @@ from typing import Protocol
 import aiohttp
 import pytest
 
+from gateway.core.records import Key
 from gateway.simulator import OPENAI_MODELS, Script, Simulator
 from tests.harness import OPERATOR_CREDENTIAL, Database, ask, until
 
@@ -53,6 +54,16 @@ class Server:
         self.origin = origin
         self.errors = b""
 
+    async def hear(self, pattern: bytes) -> str:
+        """Read the log until a line has `pattern`; gives its group, or all of it."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(30):
+            while line := await self.process.stderr.readline():
+                self.errors += line
+                if found := re.search(pattern, line):
+                    return found[found.re.groups].decode()
+        raise AssertionError(f"the server ended without {pattern!r}:\n{self.errors.decode()}")
+
     async def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.returncode is None:
             self.process.send_signal(number)
@@ -77,12 +88,8 @@ async def server(provider: Provider, database: Path, *flags: str, **environment:
     )
     running = Server(process, "")
     try:
-        assert process.stderr is not None
-        while not running.origin:
-            line = await process.stderr.readline()
-            assert line, "the server did not start"
-            found = re.search(rb"serving on (http://[\d.:]+)", line)
-            running.origin = found[1].decode() if found else ""
+        running.origin = await running.hear(rb"serving on (https?://[\d.:]+)")
+        running.errors = b""
         yield running
     finally:
         await running.stop(signal.SIGKILL)
@@ -202,6 +209,20 @@ async def test_a_listen_address_without_tls_beyond_this_machine_is_refused(tmp_p
     code, _, errors = await run("serve", "--listen", "0.0.0.0:0", database=tmp_path / "opusmax.db")
     assert code in (1, 2)
     assert "--behind-proxy" in errors
+
+
+async def test_the_log_names_the_request_that_its_client_was_told_of(
+    provider: Simulator, database: Database, alice: tuple[str, Key]
+) -> None:
+    async with server(provider, database.path) as running, aiohttp.ClientSession(running.origin) as http:
+        await provider.stop()
+        async with http.post("/v1/messages", json=ask(), headers={"x-api-key": alice[0]}) as answer:
+            told = answer.headers["request-id"]
+            assert (answer.status, (await answer.json())["request_id"]) == (502, told)
+        logged = rb" upstream\.unreachable upstream=anthropic(?: \S+)? request=(req_[0-9a-f]{24}) ConnectionRefused"
+        assert await running.hear(logged) == told
+        async with http.get("/v1/messages") as answer:
+            assert answer.headers["request-id"] != told  # on the same connection
 
 
 async def test_sigterm_ends_the_server_with_exit_code_0(provider: Simulator, database: Database) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.amounts import DAY_MS
 from gateway.core.errors import SettingsError
+from gateway.core.records import Budget
 from gateway.core.settings import Address, Settings
 
 
@@ -36,6 +38,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file() -> None:
 def test_every_setting_can_be_read_from_the_environment() -> None:
     texts = {
         "listen": "127.0.0.1:9",
+        "metrics_listen": "[::1]:10",
         "anthropic_url": "https://api.example.com",
         "openai_url": "https://example.com/openai/v1/",
         "public_url": "https://gateway.example",
@@ -48,18 +51,18 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
         "unbounded_input_tokens": "9k",
         "default_output_tokens": "7k",
         "image_tokens": "8",
+        "budgets": "200M/30d, 50M",
         "connect_timeout_seconds": "1m",
         "first_byte_timeout_seconds": "2m",
         "silence_timeout_seconds": "3m",
     }
-    plain = (
-        {each.name for each in fields(Settings)} - texts.keys() - {"upstream", "budgets"}
-    )  # in the file; refused
+    plain = {each.name for each in fields(Settings)} - texts.keys() - {"upstream"}  # which is in the file only
     words: dict[str, Any] = {name: f"the {name}" for name in plain}
     chosen = load(None, None, **texts, **words)
     assert chosen == Settings(
         **words,
         listen=Address("127.0.0.1", 9),
+        metrics_listen=Address("::1", 10),
         anthropic_url="https://api.example.com",
         openai_url="https://example.com/openai/v1",
         public_url="https://gateway.example",
@@ -72,6 +75,10 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
         unbounded_input_tokens=9_000,
         default_output_tokens=7_000,
         image_tokens=8,
+        budgets=(
+            Budget(tokens=200_000_000, window_ms=30 * DAY_MS),
+            Budget(tokens=50_000_000, window_ms=None),
+        ),
         connect_timeout_seconds=60,
         first_byte_timeout_seconds=120,
         silence_timeout_seconds=180,
@@ -112,7 +119,7 @@ def test_the_file_may_use_its_own_numbers_lists_and_truths() -> None:
             ("openai_url", text)
             for text in ("http://a.example/v1", "https://a.example/a b", "https://a.example/%2e")
         ),
-        *(("budgets", text) for text in ("200M/30d", "many", "1M/soon", "0/5h", "1M/5h, 2M/300m", "1M/", "/5h")),
+        *(("budgets", text) for text in ("many", "1M/soon", "0/5h", "1M/5h, 2M/300m", "1M/", "/5h")),
         ("anthropic_url", "https://a.example:99999"),
         ("anthropic_url", "https://a.example:x"),
         *(
@@ -212,3 +219,11 @@ def test_an_upstream_is_this_machine_or_has_tls(url: str) -> None:
 )
 def test_a_truth_is_read_as_people_write_it(text: str, flag: bool) -> None:
     assert load(None, None, behind_proxy=text).behind_proxy is flag
+
+
+def test_figures_are_told_nowhere_unless_asked_for_and_never_beyond_this_machine() -> None:
+    assert Settings().metrics_listen is load(None, None, metrics_listen="").metrics_listen is None
+    assert load({"metrics_listen": "localhost:0"}).metrics_listen == Address("localhost", 0)
+    for text in ("0.0.0.0:9464", ":9464", "[::]:9464", "192.0.2.1:9464", "gateway.lan:9464"):
+        with pytest.raises(SettingsError, match=r"^metrics_listen: figures are told to this machine only"):
+            load(None, None, metrics_listen=text)
