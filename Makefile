@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SBOM := .venv/sbom
 
-.PHONY: demo run test prove lint types check fmt sbom lock clean
+.PHONY: demo run test prove bench bench-short bench-peers lint types check fmt sbom lock clean
 
 demo: .venv/ready
 	@exec $(BIN)/python opusmax.py demo
@@ -24,6 +24,25 @@ types: .venv/dev
 # The promises under fault, at full size; takes some minutes. Its last lines are the figures.
 prove: .venv/dev
 	$(BIN)/python -m pytest prove
+
+# Speed and size beside nginx and others, into bench/RESULTS.md; 11 minutes of an otherwise idle machine with two
+# cores. Needs nginx and Go. The short one fails on a gross regression of a ratio. Peers are measured if installed.
+bench: .venv/ready .venv/bench/harness
+	$(BIN)/python -m bench.run
+
+bench-short: .venv/ready .venv/bench/harness
+	$(BIN)/python -m bench.run --short
+
+bench-peers:
+	bench/install_peers
+
+.venv/bench/harness: $(wildcard bench/harness/*) | .venv/ready
+	@command -v go > /dev/null || { echo "bench: install Go 1.19 or newer (Debian: golang-go)" >&2; exit 2; }
+	cd bench/harness && go build -trimpath -o $(CURDIR)/$@ .
+
+# The README's pictures, taken anew from a running server with sample data. Needs Chromium.
+pictures: .venv/dev
+	$(BIN)/python -m tools.take_pictures
 
 check: lint types test
 

@@ -15,23 +15,26 @@ from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from gateway import exports, reports
+from gateway.clock import Clock
 from gateway.core import keys, policy, views
 from gateway.core.account import Account, KeyRecord
+from gateway.core.charts import last_days, last_hours
 from gateway.core.errors import BadRequest, GatewayError, InvalidKey
 from gateway.core.records import Key, KeyRow
+from gateway.core.site import UNKNOWN_ORIGIN, own_origin, site_view
 from gateway.core.status import LimitsStatus
 from gateway.core.tickets import Tickets, View
-from gateway.core.usage_tables import history_start
 from gateway.dispatch import Routes
 from gateway.forms import check_address, header_key, read_typed_key
 from gateway.responses import OWN_HEADERS, whole_or_broken
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
-STYLE_HEADERS = OWN_HEADERS | {"cache-control": "public, max-age=86400"}
-"""The stylesheet may be cached: its address changes with its content."""
+STATIC_HEADERS = OWN_HEADERS | {"cache-control": "public, max-age=86400"}
+"""Stylesheet and icon may be cached: their address changes with their content."""
 
-ROWS_PER_PAGE = 100
+ROWS_PER_PAGE = 35
+"""The whole page stays small enough to be there at once on a slow line."""
 
 
 class PageSettings(Protocol):
@@ -56,16 +59,23 @@ class Pages:
         authenticate: Callable[[str], Awaitable[Key]],
         limits_status: Callable[[KeyRow], LimitsStatus],
         now_ms: Callable[[], int],
+        wall_ms: Callable[[], int] = Clock.wall_ms,
     ) -> None:
-        """`authenticate` proves a typed key, whether it is usable or not, or raises a `GatewayError`."""
+        """`authenticate` proves a typed key, whether it is usable or not, or raises a `GatewayError`.
+
+        Keys expire by the calendar, `wall_ms`; everything else goes by `now_ms`, as limits do.
+        """
         self._settings = settings
         self._reader = reader
         self._authenticate = authenticate
         self._limits_status = limits_status
         self._now_ms = now_ms
+        self._wall_ms = wall_ms
         self._tickets = Tickets()
         self._style = (TEMPLATES / "style.css").read_bytes()
-        self._templates = _compile_templates(settings, hashlib.sha256(self._style).hexdigest()[:12])
+        self._icon = (TEMPLATES / "icon.svg").read_bytes()
+        version = hashlib.sha256(self._style + self._icon).hexdigest()[:12]
+        self._templates = _compile_templates(settings, version)
 
     def routes(self) -> Routes:
         return {
@@ -75,17 +85,22 @@ class Pages:
             "/usage.csv": {"GET": self.usage_csv},
             "/privacy": {"GET": self.privacy, "HEAD": self.privacy},
             "/static/style.css": {"GET": self.stylesheet, "HEAD": self.stylesheet},
+            "/static/icon.svg": {"GET": self.icon, "HEAD": self.icon},
         }
 
     async def landing(self, request: web.BaseRequest) -> web.Response:
-        return self._page("landing.html", origin=self._origin(request))
+        origin = self._origin(request)
+        return self._page("landing.html", origin=origin, is_known=origin != UNKNOWN_ORIGIN)
 
     async def privacy(self, _: web.BaseRequest) -> web.Response:
         tables = policy.describe(await reports.read_columns(self._reader))
         return self._page("privacy.html", tables=tables, last_updated=policy.LAST_UPDATED)
 
     async def stylesheet(self, _: web.BaseRequest) -> web.Response:
-        return web.Response(body=self._style, content_type="text/css", charset="utf-8", headers=STYLE_HEADERS)
+        return web.Response(body=self._style, content_type="text/css", charset="utf-8", headers=STATIC_HEADERS)
+
+    async def icon(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(body=self._icon, content_type="image/svg+xml", headers=STATIC_HEADERS)
 
     async def usage_form(self, request: web.BaseRequest) -> web.Response:
         """The form; or, with a ticket, the data that it opens."""
@@ -149,15 +164,18 @@ class Pages:
     async def _overview(self, record: KeyRecord, ticket: str) -> web.Response:
         account = await self._read_account(record)
         rows = await reports.read_page(self._reader, record.id, before=None, limit=ROWS_PER_PAGE)
-        return self._page("usage.html", view=views.usage_view(account, rows, ticket=ticket, now_ms=self._now_ms()))
+        view = views.usage_view(account, rows, ticket=ticket, now_ms=self._now_ms(), wall_ms=self._wall_ms())
+        return self._page("usage.html", view=view)
 
     async def _read_account(self, record: KeyRecord) -> Account:
-        since = history_start(self._now_ms())
+        now_ms = self._now_ms()
+        hours, days = last_hours(now_ms).began, last_days(now_ms).began
         return Account(
             record=record,
             limits=self._limits_status(record.id),
             running=tuple(await reports.read_running(self._reader, record.id)),
-            history=tuple(await reports.read_history(self._reader, record.id, since=since)),
+            hours=tuple(await reports.read_last_hours(self._reader, record.id, since=hours)),
+            history=tuple(await reports.read_history(self._reader, record.id, since=days)),
             latencies=await reports.read_latencies(self._reader, record.id),
         )
 
@@ -170,12 +188,11 @@ class Pages:
         return await self._record(key.row)
 
     async def _ticket_record(self, ticket: str) -> KeyRecord:
-        now_ms = self._now_ms()
-        view = self._tickets.redeem(ticket, now_ms)
+        view = self._tickets.redeem(ticket, self._now_ms())
         if view is None:
             raise InvalidKey("This view has ended: it lasts 15 minutes. Type the API key again.")
         record = await self._record(view.key)
-        if not record.holds(view.key_id, now_ms):
+        if not record.holds(view.key_id, self._wall_ms()):
             raise InvalidKey("This API key was replaced by a new one. Type the new one.")
         return record
 
@@ -186,7 +203,9 @@ class Pages:
         return record
 
     def _origin(self, request: web.BaseRequest) -> str:
-        return views.own_origin(self._settings.public_url, request.host, is_secure=request.secure)
+        listening = request.transport and request.transport.get_extra_info("sockname")
+        port = listening[1] if listening else 0
+        return own_origin(self._settings.public_url, request.host, port, is_secure=request.secure)
 
     def _page(self, template: str, **values: object) -> web.Response:
         text = self._templates[template].render(values)
@@ -208,7 +227,7 @@ async def _send_file(
     return response
 
 
-def _compile_templates(settings: PageSettings, style_version: str) -> dict[str, Template]:
+def _compile_templates(settings: PageSettings, version: str) -> dict[str, Template]:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -217,5 +236,5 @@ def _compile_templates(settings: PageSettings, style_version: str) -> dict[str, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["site"] = views.site_view(settings.service_name, settings.contact, style_version)
+    environment.globals["site"] = site_view(settings.service_name, settings.contact, version)
     return {name: environment.get_template(name) for name in environment.list_templates(extensions=["html"])}

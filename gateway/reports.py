@@ -18,6 +18,7 @@ from gateway.core.account import (
     KeyRecord,
     Latencies,
     LedgerPage,
+    ModelUse,
     Position,
     Row,
     SecretRecord,
@@ -33,6 +34,7 @@ __all__ = [
     "read_columns",
     "read_history",
     "read_hours",
+    "read_last_hours",
     "read_latencies",
     "read_page",
     "read_record",
@@ -46,7 +48,8 @@ LATENCY_SAMPLE = 10_000
 """Requests behind a percentile: enough for a steady p95, few enough to sort at once."""
 EXPORT_BATCH = 200
 """Rows read at a time for an export: a millisecond or two of work between two looks at other connections."""
-MOST_RUNNING_SHOWN = 1_000
+MOST_RUNNING_SHOWN = 20
+"""In the overview of a key; all of them are among its requests."""
 _NEWEST = Position(started=2**63 - 1, sequence=0)
 
 # `key` comes first (CROSS JOIN fixes the order) so that each key's stretch of hours is found by seeking.
@@ -88,6 +91,17 @@ SELECT hour / :day AS day,
  GROUP BY day, model, status
 """
 
+SELECT_LAST_HOURS = """
+SELECT hour,
+       model,
+       sum(requests),
+       sum(charge)
+  FROM usage_by_hour
+ WHERE key = ?
+   AND hour >= ?
+ GROUP BY hour, model
+"""
+
 SELECT_HOURS = f"""
 SELECT {", ".join(HOUR_COLUMNS)}
   FROM usage_by_hour
@@ -96,7 +110,7 @@ SELECT {", ".join(HOUR_COLUMNS)}
 """  # noqa: S608 - constants only
 
 SELECT_REQUESTS = """
-SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated
+SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated, upstream
   FROM request
  WHERE key = ?
    AND (started, sequence) < (?, ?)
@@ -105,7 +119,7 @@ SELECT key, started, sequence, model, status, latency, input, output, cache_writ
 """
 
 SELECT_RUNNING = """
-SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated
+SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated, upstream
   FROM request
  WHERE key = ?
    AND status IS NULL
@@ -180,6 +194,15 @@ async def read_history(connection: aiosqlite.Connection, key: KeyRow, *, since: 
     ]
 
 
+async def read_last_hours(connection: aiosqlite.Connection, key: KeyRow, *, since: int) -> list[ModelUse]:
+    """What the settled requests of a key since the hour of a time used, by hour and model."""
+    rows = await connection.execute_fetchall(SELECT_LAST_HOURS, (key, since - since % HOUR_MS))
+    return [
+        ModelUse(began=hour, model=model, requests=requests, charge=charge)
+        for hour, model, requests, charge in rows
+    ]
+
+
 async def read_hours(connection: aiosqlite.Connection, key: KeyRow) -> list[Row]:
     """All rows of `usage_by_hour` of a key, by column, newest first."""
     rows = await connection.execute_fetchall(SELECT_HOURS, (key,))
@@ -214,7 +237,7 @@ async def stream_rows(connection: aiosqlite.Connection, key: KeyRow) -> AsyncIte
 
 
 async def read_running(connection: aiosqlite.Connection, key: KeyRow) -> list[LedgerRow]:
-    """The requests of a key that are in flight, with what each holds; newest first."""
+    """The newest requests of a key that are in flight, with what each holds; newest first."""
     return [
         _ledger_row(row) for row in await connection.execute_fetchall(SELECT_RUNNING, (key, MOST_RUNNING_SHOWN))
     ]
@@ -255,7 +278,7 @@ async def read_columns(connection: aiosqlite.Connection) -> list[tuple[str, str]
 
 
 def _ledger_row(row: sqlite3.Row) -> LedgerRow:
-    key, started, sequence, model, status, latency, used, output, cache_write, cache_read, estimated = row
+    key, started, sequence, model, status, latency, used, output, cache_write, cache_read, estimated, upstream = row
     return LedgerRow(
         key=KeyRow(key),
         started=started,
@@ -265,6 +288,7 @@ def _ledger_row(row: sqlite3.Row) -> LedgerRow:
         latency_ms=latency,
         usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
         estimated=bool(estimated),
+        upstream=upstream,
     )
 
 

@@ -108,7 +108,7 @@ async def add_requests(connection: aiosqlite.Connection, key: KeyRow, models: Se
     rows = [(key, start - number, model) for number, model in enumerate(models)]
     async with database.transaction(connection):
         await connection.executemany(
-            "INSERT INTO request VALUES (?, ?, 0, ?, NULL, 840, 100, 50, 20, 1001, 0)", rows
+            "INSERT INTO request VALUES (?, ?, 0, ?, NULL, 840, 100, 50, 20, 1001, 0, NULL)", rows
         )
         await connection.execute("UPDATE request SET status = 200 WHERE key = ?", (key,))
 

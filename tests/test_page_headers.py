@@ -44,6 +44,7 @@ SIZED = ALWAYS | {"content-length": ANY}
 
 PAGE = PROTECTING | SIZED | {"content-type": "text/html; charset=utf-8"}
 STYLE = PAGE | {"content-type": "text/css; charset=utf-8", "cache-control": "public, max-age=86400"}
+ICON = STYLE | {"content-type": "image/svg+xml"}
 PLAIN = PROTECTING | SIZED | {"content-type": "text/plain; charset=utf-8"}
 ERROR = PROTECTING | SIZED | {"content-type": "application/json", "request-id": ANY}
 REFUSED_KEY = ERROR | {"x-should-retry": "false"}
@@ -86,6 +87,8 @@ ANSWERS: list[tuple[str, str, dict[str, Any], set[int], Headers]] = [
     ("DELETE", "/privacy", {}, {405}, ERROR),
     ("GET", "/static/style.css", {}, {200}, STYLE),
     ("GET", "/static/style.css?x", {}, {200}, STYLE),
+    ("GET", "/static/icon.svg?x", {}, {200}, ICON),
+    ("HEAD", "/static/icon.svg", {}, {200}, ICON),
     ("GET", "/static/", {}, {404}, ERROR),
     ("GET", "/static/../schema.sql", {}, {404}, ERROR),
     ("GET", "/favicon.ico", {}, {404}, ERROR),

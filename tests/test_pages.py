@@ -12,8 +12,11 @@ import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
 from pytest_aiohttp import AiohttpClient
 
+from gateway.clock import Clock
+from gateway.core.amounts import DAY_MS
 from gateway.core.errors import InvalidKey
 from gateway.core.keys import mint
+from gateway.core.site import UNKNOWN_ORIGIN
 from gateway.core.tickets import LIFETIME_MS
 from gateway.database import connect
 from gateway.forms import header_key
@@ -166,8 +169,8 @@ async def test_links_lead_to_older_requests_by_a_ticket_and_back(site: Site, cli
     status, older = await get(client, link(page, "/usage?ticket="))
     assert status == 200
     assert "<td>model-000</td>" in page
-    assert "<td>model-100</td>" not in page
-    assert re.findall(r"<td>(model-\d+)</td>", older) == ["model-100"]
+    assert f"<td>model-{ROWS_PER_PAGE:03}</td>" not in page
+    assert re.findall(r"<td>(model-\d+)</td>", older) == [f"model-{ROWS_PER_PAGE:03}"]
     status, back = await get(client, link(older, "/usage?ticket="))
     assert (status, "<td>model-000</td>" in back) == (200, True)
 
@@ -288,13 +291,76 @@ async def test_no_key_sees_a_row_of_another(site: Site, client: Client) -> None:
 async def test_the_landing_page_names_its_own_address(site: Site, client: Client) -> None:
     _, page = await get(client, "/")
     assert f"ANTHROPIC_BASE_URL=http://127.0.0.1:{client.port}" in page
-    _, page = await get(client, "/", Host="llm.example.org")
-    assert "ANTHROPIC_BASE_URL=https://llm.example.org" in page
-    _, page = await get(client, "/", Host="a/?x#")
-    assert "a/?x#" not in page
     site.public_url = "https://configured.example.org"
     _, page = await get(client, "/", Host="llm.example.org")
     assert "ANTHROPIC_BASE_URL=https://configured.example.org" in page
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "127.0.0.1:1", "a/?x#", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize("path", ["/", "/usage"])
+async def test_no_page_repeats_an_address_that_only_the_request_names(client: Client, host: str, path: str) -> None:
+    _, page = await get(client, path, Host=host)
+    assert host not in page
+    assert UNKNOWN_ORIGIN in page
+
+
+@pytest.mark.parametrize("expires", [-(2**63), 2**63 - 1])
+async def test_a_key_whose_expiry_no_calendar_knows_still_shows_its_data(
+    site: Site, client: Client, expires: int
+) -> None:
+    _, typed = await site.add_key(1, "research", expires=expires)
+    status, page = await post_key(client, typed)
+    assert status == 200
+    assert {-(2**63): "before the year 1", 2**63 - 1: "after the year 9999"}[expires] in page
+
+
+async def test_a_key_that_expired_by_the_calendar_is_told_so_although_the_clock_of_the_limits_is_behind(
+    site: Site, client: Client
+) -> None:
+    assert Clock.wall_ms() > NOW + 1
+    _, typed = await site.add_key(1, "research", expires=NOW + 1)
+    _, page = await post_key(client, typed)
+    assert ">expired</span>" in page
+
+
+async def test_a_key_that_has_not_expired_by_the_calendar_is_active_although_the_clock_of_the_limits_is_ahead(
+    site: Site, client: Client
+) -> None:
+    _, typed = await site.add_key(1, "research", expires=Clock.wall_ms() + DAY_MS)
+    site.now_ms = Clock.wall_ms() + 2 * DAY_MS
+    _, page = await post_key(client, typed)
+    assert ">active</span>" in page
+
+
+async def test_both_exports_hold_the_same_rows(site: Site, client: Client) -> None:
+    key, typed = await site.add_key(1, "research")
+    for number in range(5):
+        await add_request(
+            site.connection, key, started=NOW - number, latency=None if number else 7, estimated=number % 2
+        )
+    _, page = await post_key(client, typed)
+    requests = json.loads((await get(client, link(page, "/usage.json")))[1])["requests"]
+    rows = list(csv.DictReader(io.StringIO((await get(client, link(page, "/usage.csv")))[1])))
+    assert rows == [
+        {
+            name: "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
+            for name, value in request.items()
+        }
+        for request in requests
+    ]
+
+
+async def test_times_are_told_to_machines_as_well(site: Site, client: Client) -> None:
+    _, typed = await site.add_key(1, "research")
+    _, page = await post_key(client, typed)
+    assert '<time datetime="2026-09-21T14:13:20Z">2026-09-21 14:13 UTC</time>' in page
+
+
+async def test_the_icon_is_an_image_without_script_or_style(client: Client) -> None:
+    _, page = await get(client, "/")
+    async with client.get(link(page, "/static/icon.svg?")) as answer:
+        assert (answer.status, answer.content_type) == (200, "image/svg+xml")
+        assert not re.search(r"<script|<style|style=|href", await answer.text())
 
 
 async def test_a_probe_of_the_landing_page_is_answered(client: Client) -> None:

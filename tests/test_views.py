@@ -1,5 +1,7 @@
 """What the pages say about a key: figures, times and states in words."""
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.core import views
@@ -13,11 +15,13 @@ from gateway.core.account import (
     SecretRecord,
 )
 from gateway.core.amounts import DAY_MS, HOUR_MS, MINUTE_MS
+from gateway.core.moments import Moment, Text, moment
 from gateway.core.records import Budget, KeyRow, LedgerRow, Refusal
+from gateway.core.site import UNKNOWN_ORIGIN, own_origin, site_view
 from gateway.core.status import BucketStatus, BudgetStatus, LimitsStatus
 from gateway.core.usage import Usage
-from gateway.core.usage_tables import REFUSALS, Table, history_start, show_latency
-from gateway.core.views import Level, UsageView, own_origin, usage_view
+from gateway.core.usage_tables import MOST_ROWS, REFUSALS, Table, show_latency, show_round
+from gateway.core.views import Level, Notice, UsageView, usage_view
 
 KEY = KeyRow(2**46 + 1)
 NOW = 1_790_000_000_000  # 2026-09-21 14:13:20 UTC
@@ -89,18 +93,33 @@ def view_of(
     *,
     history: tuple[HistoryCell, ...] = (),
     page: LedgerPage | None = None,
+    wall_ms: int = NOW,
 ) -> UsageView:
     account = Account(
         record=key or record(),
         limits=status,
         running=(),
+        hours=(),
         history=history,
         latencies=Latencies(requests=0, p50_ms=None, p95_ms=None),
     )
-    return usage_view(account, page or LedgerPage(rows=(), older=None), ticket="TICKET", now_ms=NOW)
+    return usage_view(
+        account, page or LedgerPage(rows=(), older=None), ticket="TICKET", now_ms=NOW, wall_ms=wall_ms
+    )
 
 
-def cells(table: Table, heading: str) -> tuple[str, ...]:
+def read(text: Text) -> str:
+    """As a reader sees it."""
+    if isinstance(text, str):
+        return text
+    return f"{text.text} (in {text.wait})" if text.wait else text.text
+
+
+def told(notices: tuple[Notice, ...]) -> list[str]:
+    return ["".join(map(read, notice.parts)) for notice in notices]
+
+
+def cells(table: Table, heading: str) -> tuple[Text, ...]:
     return next(row for row in table.rows if row[0] == heading)
 
 
@@ -125,13 +144,14 @@ def test_a_budget_turns_amber_at_80_and_red_at_100_percent_and_says_so(
 def test_a_budget_tells_what_is_used_left_held_and_when_tokens_come_back() -> None:
     card = view_of(limits(budget(1_200_000, tokens=2_000_000, held=91_000))).budgets[0]
     assert card.title == "2M tokens in 5h"
-    assert {fact.label: fact.value for fact in card.facts} == {
+    assert {fact.label: read(fact.value) for fact in card.facts} == {
         "Used": "1,200,000 of 2,000,000",
         "Left": "800,000",
-        "Held by running requests": "91,000",
-        "Next tokens back": "14:24 UTC (in 10m)",
+        "Held in flight": "91,000",
+        "Next back at": "14:24 UTC (in 10m)",
         "All back by": "16:14 UTC (in 2h)",
     }
+    assert card.facts[-2].value == Moment("14:24 UTC", "2026-09-21T14:23:20Z", "10m")
 
 
 def test_an_overdrawn_budget_tells_by_how_much() -> None:
@@ -159,10 +179,10 @@ def test_a_key_in_order_is_active_and_has_no_notice() -> None:
 def test_a_key_that_is_disabled_expired_and_used_up_is_told_all_three() -> None:
     view = view_of(limits(budget(1_000)), record(expires=NOW, disabled=True))
     assert view.state == "disabled"
-    assert [notice.text for notice in view.notices] == [
+    assert told(view.notices) == [
         "This key is disabled. The administrator can enable it again.",
-        "This key expired on 2026-09-21 14:13 UTC. Ask the administrator for a new time.",
-        "The budget 1k/5h is used up. The first tokens come back at 14:24 UTC (in 10m).",
+        "This key expired: 2026-09-21 14:13 UTC. Ask the administrator for a new time.",
+        "The budget of 1k tokens in 5h is used up. The first tokens come back at 14:24 UTC (in 10m).",
     ]
 
 
@@ -170,10 +190,34 @@ def test_an_expired_key_says_so() -> None:
     assert view_of(limits(), record(expires=NOW)).state == "expired"
 
 
+def test_a_key_expires_by_the_calendar_whatever_the_clock_of_the_limits_says() -> None:
+    ahead, behind = (view_of(limits(), record(expires=NOW + 5), wall_ms=NOW + step) for step in (5, 4))
+    assert (ahead.state, ahead.expires) == ("expired", None)
+    assert (behind.state, behind.expires) == ("active", moment(NOW + 5))
+
+
+@pytest.mark.parametrize("time_ms", [-(2**63), 2**63 - 1])
+def test_a_time_beyond_the_calendar_is_told_as_such(time_ms: int) -> None:
+    view = view_of(limits(), record(expires=time_ms))
+    words = {-(2**63): "before the year 1", 2**63 - 1: "after the year 9999"}[time_ms]
+    assert cells(view.record[0], "key.expires")[1] == Moment(words, "")
+
+
+def test_requests_in_flight_are_counted_in_words() -> None:
+    def running(count: int) -> str:
+        return view_of(
+            LimitsStatus(budgets=(), requests=None, tokens=None, running=count, concurrency=None)
+        ).running_now
+
+    assert running(0) == "No request is running."
+    assert running(1).startswith("1 request is running.")
+    assert running(1_200).startswith("1,200 requests are running.")
+
+
 def test_a_lifetime_budget_that_is_used_up_names_whom_to_ask() -> None:
     view = view_of(limits(budget(1_000, window_ms=None)))
     assert view.state == "used up"
-    assert "ask the administrator" in view.notices[0].text
+    assert "ask the administrator" in told(view.notices)[0]
 
 
 def test_a_token_rate_in_debt_is_told_as_such() -> None:
@@ -194,24 +238,38 @@ def test_every_reason_of_refusal_has_its_words() -> None:
     assert cells(view_of(limits()).refusals, REFUSALS[Refusal.BUDGET])[1] == "11"
 
 
-def test_history_is_added_up_by_model_by_day_and_by_status() -> None:
+def test_history_is_added_up_by_model_and_by_status_the_largest_first() -> None:
     def cell(days_ago: int, model: str, status: int, tokens: int) -> HistoryCell:
-        day = history_start(NOW) + (29 - days_ago) * DAY_MS
+        day = NOW - NOW % DAY_MS - days_ago * DAY_MS
         return HistoryCell(
             day=day, model=model, status=status, requests=1, usage=Usage(input=tokens), charge=tokens
         )
 
     history = (cell(1, "a", 200, 5), cell(1, "b", 200, 20), cell(0, "a", 499, 1_000))
-    by_model, by_day, by_status = view_of(limits(), history=history).histories
+    view = view_of(limits(), history=history)
+    by_model, by_status = view.histories
     assert [row[:3] for row in by_model.rows] == [("a", "2", "1,005"), ("b", "1", "20")]
-    assert [row[:3] for row in by_day.rows] == [("2026-09-21", "1", "1,000"), ("2026-09-20", "2", "25")]
-    assert [row[:2] for row in by_status.rows] == [("200 answered", "2"), ("499 client left early", "1")]
+    assert [row[:2] for row in by_status.rows] == [("499 client left early", "1"), ("200 answered", "2")]
+    by_day = view.charts[1].table
+    assert by_day.rows == (("2026-09-21", "1", "1,000", "1,000", "0"), ("2026-09-20", "2", "25", "5", "20"))
 
 
-def test_the_history_begins_with_a_whole_day_and_has_30() -> None:
-    start = history_start(NOW)
-    assert start % DAY_MS == 0
-    assert start + 29 * DAY_MS <= NOW < start + 30 * DAY_MS
+def test_many_models_share_the_last_row_and_nothing_is_lost() -> None:
+    history = tuple(
+        HistoryCell(
+            day=NOW - NOW % DAY_MS,
+            model=f"m{number}",
+            status=200,
+            requests=1,
+            usage=Usage(input=1 + number),
+            charge=1 + number,
+        )
+        for number in range(100)
+    )
+    rows = view_of(limits(), history=history).histories[0].rows
+    assert len(rows) == MOST_ROWS
+    assert rows[0][:3] == ("m99", "1", "100")
+    assert rows[-1][:3] == ("81 others together", "81", f"{sum(range(1, 82)):,}")
 
 
 def test_a_request_is_told_with_all_its_columns_and_its_charge() -> None:
@@ -235,6 +293,18 @@ def test_a_place_that_no_link_of_ours_names_is_none(text: str) -> None:
     assert views.parse_position(text) is None
 
 
+@pytest.mark.parametrize(
+    ("tokens", "text"), [(0, "0"), (999, "999"), (1_000, "1k"), (1_500_000, "1.5M"), (1_234_567, "1,234,567")]
+)
+def test_a_round_amount_is_told_in_short_and_any_other_in_full(tokens: int, text: str) -> None:
+    assert show_round(tokens) == text
+
+
+def test_a_request_names_its_upstream_where_that_is_held() -> None:
+    page = LedgerPage(rows=(replace(ledger_row(), upstream="groq"),), older=None)
+    assert view_of(limits(), page=page).requests.table.rows[0][-1] == "provider (groq)"
+
+
 def test_a_latency_is_told_in_milliseconds_or_seconds() -> None:
     assert [show_latency(ms) for ms in (None, 7, 9_999, 12_345)] == ["not known", "7 ms", "9,999 ms", "12.3 s"]
 
@@ -245,18 +315,20 @@ def test_a_latency_is_told_in_milliseconds_or_seconds() -> None:
         ("https://llm.example.org", "evil.example", False, "https://llm.example.org"),
         ("", "127.0.0.1:8080", False, "http://127.0.0.1:8080"),
         ("", "[::1]:8080", False, "http://[::1]:8080"),
-        ("", "[::1]", False, "http://[::1]"),
-        ("", "localhost", True, "https://localhost"),
-        ("", "llm.example.org", False, "https://llm.example.org"),
-        ("", 'a"><script>', False, views.UNKNOWN_ORIGIN),
-        ("", "user@host", False, views.UNKNOWN_ORIGIN),
-        ("", "", False, views.UNKNOWN_ORIGIN),
+        ("", "localhost:8080", True, "https://localhost:8080"),
+        ("", "127.0.0.1:8081", False, UNKNOWN_ORIGIN),
+        ("", "127.0.0.1", False, UNKNOWN_ORIGIN),
+        ("", "llm.example.org", False, UNKNOWN_ORIGIN),
+        ("", "evil.example:8080", True, UNKNOWN_ORIGIN),
+        ("", 'a"><script>', False, UNKNOWN_ORIGIN),
+        ("", "user@localhost:8080", False, UNKNOWN_ORIGIN),
+        ("", "", False, UNKNOWN_ORIGIN),
     ],
 )
-def test_the_address_for_clients_is_configured_or_this_hosts_own(
+def test_the_address_for_clients_is_configured_or_this_machines_own_and_never_what_a_client_sent(
     public_url: str, host: str, is_secure: bool, origin: str
 ) -> None:
-    assert own_origin(public_url, host, is_secure=is_secure) == origin
+    assert own_origin(public_url, host, 8080, is_secure=is_secure) == origin
 
 
 @pytest.mark.parametrize(
@@ -270,5 +342,5 @@ def test_the_address_for_clients_is_configured_or_this_hosts_own(
     ],
 )
 def test_the_contact_is_a_link_where_it_can_be_one(contact: str, text: str, link: str) -> None:
-    site = views.site_view("OpusMax", contact, "v1")
+    site = site_view("OpusMax", contact, "v1")
     assert (site.contact, site.contact_link) == (text, link)

@@ -52,6 +52,17 @@ class HistoryCell:
     charge: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUse:
+    """What the settled requests to one model, of one hour or one day, used together."""
+
+    began: int
+    """The time at which the hour or day began, UTC."""
+    model: str
+    requests: int
+    charge: int
+
+
 def add_up(label: str, cells: Iterable[HistoryCell]) -> SummaryRow:
     parts = tuple(cells)
     return SummaryRow(
@@ -157,6 +168,7 @@ REQUEST_COLUMNS = (
     "cache_write",
     "cache_read",
     "estimated",
+    "upstream",
 )
 
 
@@ -178,8 +190,8 @@ def request_columns(row: LedgerRow) -> Row:
     """A row of `request`, by column."""
     usage = row.usage
     tokens = (usage.input, usage.output, usage.cache_write, usage.cache_read)
-    values = (row.key, row.started, row.sequence, row.model, row.status, row.latency_ms, *tokens, row.estimated)
-    return dict(zip(REQUEST_COLUMNS, values, strict=True))
+    about = (row.key, row.started, row.sequence, row.model, row.status, row.latency_ms)
+    return dict(zip(REQUEST_COLUMNS, (*about, *tokens, row.estimated, row.upstream), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +212,9 @@ class Account:
     record: KeyRecord
     limits: LimitsStatus
     running: tuple[LedgerRow, ...]
+    """Those in flight, newest first; at most as many as a page shows."""
+    hours: tuple[ModelUse, ...]
+    """The last hours, each with every model that was asked in it."""
     history: tuple[HistoryCell, ...]
     latencies: Latencies
 

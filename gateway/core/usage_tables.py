@@ -4,21 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gateway.core.account import HistoryCell, KeyRecord, Row, SummaryRow, add_up, budget_columns, secret_columns
-from gateway.core.amounts import (
-    DAY_MS,
-    SECOND_MS,
-    from_ms,
-    show_budget,
-    show_duration,
-    show_time,
-    show_wait,
-)
+from gateway.core.amounts import SECOND_MS, from_ms, show_budget, show_duration, show_wait
+from gateway.core.moments import Text, moment
 from gateway.core.policy import LINES
 from gateway.core.records import LedgerRow, Refusal
 from gateway.core.status import BucketStatus, LimitsStatus
 from gateway.core.usage import CACHE_READS_PER_TOKEN
 
 HISTORY_DAYS = 30
+MOST_ROWS = 20
+"""Of a summary; what is smaller shares the last row, so that a page stays a page. The exports hold everything."""
 
 REFUSALS = {
     Refusal.INACTIVE: "The key was disabled or had expired",
@@ -58,9 +53,14 @@ class Table:
     """Its id in the page."""
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Text, ...], ...]
     empty: str = ""
     """Stands in place of a table without rows."""
+
+    @property
+    def has_only_numbers(self) -> bool:
+        """Besides the headings of its rows."""
+        return all(column.is_number for column in self.columns[1:])
 
 
 _SUMMARY_COLUMNS = (
@@ -88,21 +88,14 @@ _REQUEST_COLUMNS = (
 """The columns of the ledger besides `key`, which is the page's subject, and the charge made from them."""
 
 
-def history_start(now_ms: int) -> int:
-    """The beginning of the first day of the histories, so that every day in them is whole but today."""
-    return now_ms - now_ms % DAY_MS - (HISTORY_DAYS - 1) * DAY_MS
-
-
 def history_tables(cells: Iterable[HistoryCell]) -> tuple[Table, ...]:
-    """What was used by model, by day and by status."""
+    """What was used by model and by status, the largest first."""
     history = tuple(cells)
     models = _grouped(history, lambda cell: cell.model)
-    days = _grouped(history, lambda cell: from_ms(cell.day).strftime("%Y-%m-%d"))
     statuses = _grouped(history, lambda cell: _status_text(cell.status))
     return (
-        _summary_table("by-model", "By model", "Model", sorted(models, key=lambda row: -row.charge)),
-        _summary_table("by-day", "By day (UTC)", "Day", sorted(days, key=lambda row: row.label, reverse=True)),
-        _summary_table("by-status", "By status", "Status", sorted(statuses, key=lambda row: row.label)),
+        _summary_table("by-model", "By model", "Model", models),
+        _summary_table("by-status", "By status", "Status", statuses),
     )
 
 
@@ -134,7 +127,7 @@ def total_table(record: KeyRecord) -> Table:
     return Table(
         name="totals",
         caption=f"All {show_count(record.total_requests)} requests that have ended",
-        columns=(Column("Tokens"), Column("Number", True), Column("Counts against budgets")),
+        columns=(Column("Tokens"), Column("Number", True), Column("Counts")),
         rows=(
             ("Input", show_count(record.total_input), "in full"),
             ("Output", show_count(record.total_output), "in full"),
@@ -178,6 +171,14 @@ def show_count(count: int) -> str:
     return f"{count:,}"
 
 
+def show_round(tokens: int) -> str:
+    """Exactly, and as short as one decimal allows: `500k`, `1.5M`, `1,234`."""
+    for suffix, unit in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if tokens >= unit and tokens % (unit // 10) == 0:
+            return f"{tokens / unit:,.1f}".removesuffix(".0") + suffix
+    return show_count(tokens)
+
+
 def show_latency(latency_ms: int | None) -> str:
     """`840 ms`, `12.3 s`."""
     if latency_ms is None:
@@ -186,10 +187,17 @@ def show_latency(latency_ms: int | None) -> str:
 
 
 def _grouped(cells: Iterable[HistoryCell], label_of: Callable[[HistoryCell], str]) -> list[SummaryRow]:
+    """The largest first; at most `MOST_ROWS`, of which the last may hold what all the smaller ones used."""
     groups: dict[str, list[HistoryCell]] = {}
     for cell in cells:
         groups.setdefault(label_of(cell), []).append(cell)
-    return [add_up(label, group) for label, group in groups.items()]
+    rows = [add_up(label, group) for label, group in groups.items()]
+    rows.sort(key=lambda row: (-row.charge, -row.requests, row.label))
+    if len(rows) <= MOST_ROWS:
+        return rows
+    smaller = rows[MOST_ROWS - 1 :]
+    together = [cell for row in smaller for cell in groups[row.label]]
+    return [*rows[: MOST_ROWS - 1], add_up(f"{len(smaller)} others together", together)]
 
 
 def _summary_table(name: str, caption: str, heading: str, rows: Iterable[SummaryRow]) -> Table:
@@ -208,18 +216,24 @@ def _summary_cells(row: SummaryRow) -> tuple[str, ...]:
     return tuple(show_count(count) for count in counts)
 
 
-def _request_cells(row: LedgerRow) -> tuple[str, ...]:
+def _request_cells(row: LedgerRow) -> tuple[Text, ...]:
     usage = row.usage
     counts = (usage.input, usage.output, usage.cache_write, usage.cache_read, usage.charge)
     return (
         from_ms(row.started).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
         str(row.sequence),
-        row.model,
+        f"{row.model} at {row.upstream}" if row.upstream else row.model,
         "running" if row.status is None else _status_text(row.status),
         show_latency(row.latency_ms),
         *(show_count(count) for count in counts),
-        "estimate" if row.estimated else "provider",
+        _source(row),
     )
+
+
+def _source(row: LedgerRow) -> str:
+    """Who made the counts, and which of the operator's upstreams took the request, where that is held."""
+    counted_by = "estimate" if row.estimated else "provider"
+    return f"{counted_by} ({row.upstream})" if row.upstream else counted_by
 
 
 def _status_text(status: int) -> str:
@@ -246,7 +260,7 @@ def _record_table(table: str, caption: str, columns: Row, number: int = 0) -> Ta
     )
 
 
-def _show_value(column: str, value: int | str | None) -> str:
+def _show_value(column: str, value: int | str | None) -> Text:
     if value is None or value == "":
         return "none"
     if isinstance(value, str) or column in ("id", "key"):
@@ -255,4 +269,4 @@ def _show_value(column: str, value: int | str | None) -> str:
         return "yes" if value else "no"
     if column == "window":
         return show_duration(value)
-    return show_time(value) if column in TIME_COLUMNS else show_count(value)
+    return moment(value) if column in TIME_COLUMNS else show_count(value)

@@ -4,17 +4,17 @@ A budget is told in four figures: what is used, what is left, what running reque
 used tokens come back. It turns amber at 80 percent and red at 100, and says so in words as well.
 """
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
 from gateway.core import usage_tables as tables
-from gateway.core.account import Account, KeyRecord, Latencies, LedgerPage, Position
-from gateway.core.amounts import show_budget, show_clock, show_time, show_wait
-from gateway.core.settings import LOOPBACK_HOSTS
+from gateway.core.account import Account, KeyRecord, Latencies, LedgerPage, ModelUse, Position
+from gateway.core.amounts import show_duration
+from gateway.core.charts import Chart, bar_chart, largest_models, last_days, last_hours
+from gateway.core.moments import Moment, Text, moment, moment_ahead
 from gateway.core.status import BudgetStatus, LimitsStatus
 from gateway.core.usage import CACHE_READS_PER_TOKEN
-from gateway.core.usage_tables import Table, show_count, show_latency
+from gateway.core.usage_tables import Table, show_count, show_latency, show_round
 
 NEARLY_USED_UP_PERCENT = 80
 
@@ -23,10 +23,6 @@ CHARGE_RULE = (
     f" {CACHE_READS_PER_TOKEN} that are read from a cache, rounded up for each request: the ratio at which"
     " providers bill. Requests that were refused or that failed at the provider count nothing."
 )
-
-UNKNOWN_ORIGIN = "https://ADDRESS-OF-THIS-SERVICE"
-_HOST = re.compile(r"(?:[0-9A-Za-z][0-9A-Za-z._-]{0,252}|\[[0-9a-fA-F:.]{2,45}\])(?::\d{1,5})?", re.ASCII)
-_MAIL_ADDRESS = re.compile(r"[^@\s?&]+@[^@\s?&]+\.[^@\s?&]+")
 
 
 class Level(StrEnum):
@@ -40,27 +36,17 @@ class Level(StrEnum):
 _LEVEL_WORDS = {Level.CALM: "used", Level.WARN: "nearly used up", Level.STOP: "used up"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SiteView:
-    """What every page shows."""
-
-    name: str
-    contact: str
-    contact_link: str
-    """Where the contact leads; '' = it is a text only."""
-    style: str
-
-
 @dataclass(frozen=True, slots=True)
 class Notice:
     level: Level
-    text: str
+    parts: tuple[Text, ...]
+    """One after the other they are the notice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
     label: str
-    value: str
+    value: Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +78,17 @@ class UsageView:
 
     name: str
     prefixes: str
-    as_of: str
+    as_of: Moment
     state: str
     state_level: Level
+    expires: Moment | None
+    """When the key will stop working; `None`: never, or it has already."""
     notices: tuple[Notice, ...]
     budgets: tuple[BudgetCard, ...]
     rates: Table
+    running_now: str
     running: Table
+    charts: tuple[Chart, ...]
     totals: Table
     rule: str
     histories: tuple[Table, ...]
@@ -108,24 +98,29 @@ class UsageView:
     record: tuple[Table, ...]
 
 
-def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int) -> UsageView:
+def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int, wall_ms: int) -> UsageView:
+    """`wall_ms` is the calendar's time, by which keys expire."""
     record, limits = account.record, account.limits
-    notices = _notices(record, limits, now_ms)
+    has_expired = record.expires is not None and record.expires <= wall_ms
+    notices = _notices(record, limits, now_ms, has_expired=has_expired)
     return UsageView(
         name=record.name,
         prefixes=", ".join(secret.prefix for secret in record.secrets),
-        as_of=show_time(now_ms),
-        state=_state(record, limits, now_ms),
+        as_of=moment(now_ms),
+        state=_state(record, limits, has_expired=has_expired),
         state_level=Level.STOP if notices else Level.CALM,
+        expires=None if record.expires is None or has_expired else moment(record.expires),
         notices=notices,
         budgets=tuple(_budget_card(budget, index, now_ms) for index, budget in enumerate(limits.budgets)),
         rates=tables.rate_table(limits, now_ms),
+        running_now=_running_now(account),
         running=tables.request_table(
             "running",
-            "Running now, each with the tokens that it holds until it ends",
+            "The newest, each with the tokens that it holds; its model is noted when it ends",
             account.running,
-            "No request is running.",
+            "",
         ),
+        charts=_charts(account, now_ms),
         totals=tables.total_table(record),
         rule=CHARGE_RULE,
         histories=tables.history_tables(account.history),
@@ -146,21 +141,6 @@ def requests_view(page: LedgerPage, *, ticket: str) -> RequestsView:
     return RequestsView(table=table, ticket=ticket, older=_show_position(page.older) if page.older else "")
 
 
-def site_view(service_name: str, contact: str, style_version: str) -> SiteView:
-    return SiteView(
-        name=service_name,
-        contact=contact or "the administrator of this service",
-        contact_link=_contact_link(contact),
-        style=f"/static/style.css?{style_version}",
-    )
-
-
-def _contact_link(contact: str) -> str:
-    if contact.startswith("https://"):
-        return contact
-    return f"mailto:{contact}" if _MAIL_ADDRESS.fullmatch(contact) else ""
-
-
 def parse_position(text: str) -> Position | None:
     """The place that a link to older requests names; `None` if it names none."""
     started, _, sequence = text.partition("-")
@@ -169,55 +149,61 @@ def parse_position(text: str) -> Position | None:
     return Position(started=int(started), sequence=int(sequence))
 
 
-def own_origin(public_url: str, host: str, *, is_secure: bool) -> str:
-    """The address to give to clients: the configured one, else the one that this page was asked for at.
-
-    Without TLS of our own, a host beyond loopback is only reached through a proxy that speaks TLS (`serve`
-    refuses to listen there otherwise). A `Host` header that is no host is not repeated.
-    """
-    if public_url:
-        return public_url
-    if not _HOST.fullmatch(host):
-        return UNKNOWN_ORIGIN
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    is_loopback = name.strip("[]") in LOOPBACK_HOSTS
-    return f"http://{host}" if is_loopback and not is_secure else f"https://{host}"
-
-
 def _show_position(position: Position) -> str:
     return f"{position.started}-{position.sequence}"
 
 
-def _state(record: KeyRecord, limits: LimitsStatus, now_ms: int) -> str:
+def _state(record: KeyRecord, limits: LimitsStatus, *, has_expired: bool) -> str:
     if record.disabled:
         return "disabled"
-    if record.expires is not None and record.expires <= now_ms:
+    if has_expired:
         return "expired"
     return "used up" if any(budget.left == 0 for budget in limits.budgets) else "active"
 
 
-def _notices(record: KeyRecord, limits: LimitsStatus, now_ms: int) -> tuple[Notice, ...]:
-    """What keeps the key from working, or soon will: the reasons one after the other, with what helps."""
+def _notices(record: KeyRecord, limits: LimitsStatus, now_ms: int, *, has_expired: bool) -> tuple[Notice, ...]:
+    """What keeps the key from working: the reasons one after the other, with what helps."""
     notices = []
     if record.disabled:
-        notices.append(Notice(Level.STOP, "This key is disabled. The administrator can enable it again."))
-    if record.expires is not None and record.expires <= now_ms:
-        text = f"This key expired on {show_time(record.expires)}. Ask the administrator for a new time."
-        notices.append(Notice(Level.STOP, text))
+        parts: tuple[Text, ...] = ("This key is disabled. The administrator can enable it again.",)
+        notices.append(Notice(Level.STOP, parts))
+    if has_expired and record.expires is not None:
+        parts = ("This key expired: ", moment(record.expires), ". Ask the administrator for a new time.")
+        notices.append(Notice(Level.STOP, parts))
     notices += [_used_up(budget, now_ms) for budget in limits.budgets if budget.left == 0]
     return tuple(notices)
 
 
 def _used_up(budget: BudgetStatus, now_ms: int) -> Notice:
-    text = f"The budget {show_budget(budget.tokens, budget.window_ms)} is used up."
+    text = f"The budget of {_budget_title(budget)} is used up."
     if budget.next_at_ms is None:
-        return Notice(Level.STOP, f"{text} Its tokens do not come back: ask the administrator for more.")
-    return Notice(Level.STOP, f"{text} The first tokens come back at {_show_moment(budget.next_at_ms, now_ms)}.")
+        return Notice(Level.STOP, (f"{text} Its tokens do not come back: ask the administrator for more.",))
+    back = moment_ahead(budget.next_at_ms, now_ms)
+    return Notice(Level.STOP, (f"{text} The first tokens come back at ", back, "."))
+
+
+def _running_now(account: Account) -> str:
+    count = account.limits.running
+    if not count:
+        return "No request is running."
+    running = "1 request is running" if count == 1 else f"{show_count(count)} requests are running"
+    return f"{running}. What each may use at most is held until it ends; then the rest comes back."
+
+
+def _charts(account: Account, now_ms: int) -> tuple[Chart, Chart]:
+    """The last hours and the last days; a model looks the same in both."""
+    days = [
+        ModelUse(began=cell.day, model=cell.model, requests=cell.requests, charge=cell.charge)
+        for cell in account.history
+    ]
+    models = largest_models(days)
+    return bar_chart(last_hours(now_ms), account.hours, models), bar_chart(last_days(now_ms), days, models)
 
 
 def _budget_card(budget: BudgetStatus, index: int, now_ms: int) -> BudgetCard:
     level = _level(budget)
     over = (Fact("Over by", show_count(budget.over)),) if budget.over else ()
+    held = (Fact("Held in flight", show_count(budget.held)),) if budget.held else ()
     return BudgetCard(
         name=f"budget-{index}",
         title=_budget_title(budget),
@@ -229,8 +215,8 @@ def _budget_card(budget: BudgetStatus, index: int, now_ms: int) -> BudgetCard:
             Fact("Used", f"{show_count(budget.used)} of {show_count(budget.tokens)}"),
             *over,
             Fact("Left", show_count(budget.left)),
-            Fact("Held by running requests", show_count(budget.held)),
-            Fact("Next tokens back", _comes_back(budget, budget.next_at_ms, now_ms)),
+            *held,
+            Fact("Next back at", _comes_back(budget, budget.next_at_ms, now_ms)),
             Fact("All back by", _comes_back(budget, budget.all_by_ms, now_ms)),
         ),
     )
@@ -243,18 +229,14 @@ def _level(budget: BudgetStatus) -> Level:
 
 
 def _budget_title(budget: BudgetStatus) -> str:
-    amount, _, window = show_budget(budget.tokens, budget.window_ms).partition("/")
-    return f"{amount} tokens in {window}" if window else f"{amount} tokens in all"
+    window = "all" if budget.window_ms is None else show_duration(budget.window_ms)
+    return f"{show_round(budget.tokens)} tokens in {window}"
 
 
-def _comes_back(budget: BudgetStatus, at_ms: int | None, now_ms: int) -> str:
+def _comes_back(budget: BudgetStatus, at_ms: int | None, now_ms: int) -> Text:
     if budget.window_ms is None:
         return "never"
-    return "nothing is used" if at_ms is None else _show_moment(at_ms, now_ms)
-
-
-def _show_moment(at_ms: int, now_ms: int) -> str:
-    return f"{show_clock(at_ms, now_ms)} (in {show_wait(at_ms - now_ms)})"
+    return "nothing is used" if at_ms is None else moment_ahead(at_ms, now_ms)
 
 
 def _latency_facts(latencies: Latencies) -> tuple[Fact, ...]:
