@@ -9,14 +9,16 @@ One request, walked:
     core/parsing.py what the limits need to know of it (core/estimate.py: how large is it? core/openai_parsing.py)
     admission.py    is there room? (core/limits.py decides, history.py derives the limits from the ledger)
     reservation.py  what a running request holds, until it is settled
-    upstreams.py    who takes it (core/routing.py decides)
+    upstreams.py    who takes it (core/routing.py decides, core/rests.py remembers; core/shared_budgets.py: may it?)
     upstream.py     the only outgoing HTTP (core/wire.py: which headers cross; pool.py, exchange.py, answer.py: how)
     relay.py        the straight path: stream, meter, settle, last bytes (lookups.py: what is free)
     core/metering.py bytes -> usage (core/sse.py: bytes -> events; core/anthropic.py, openai.py: events -> counts)
     ledger.py       the one writer: rows in, shared commits
 
-Around it: server.py and process.py run it, logs.py cannot leak, pages.py shows people what is held about their key,
-cli.py is the administrator's command line, erasure.py makes a deleted key disappear, demo.py shows it all with the
+Around it: server.py and process.py run it (tls.py, notify.py for systemd, metrics.py and figures.py for Prometheus,
+handover.py for new credentials), logs.py cannot leak, request_ids.py joins its lines to answers, pages.py shows
+people what is held about their key, cli.py is the administrator's command line, checkup.py looks for what is wrong,
+erasure.py makes a deleted key disappear, upgrade.py brings older databases along, demo.py shows it all with the
 simulated provider of simulator/.
 
 `core` decides and does no I/O: no socket, file, clock or log can be imported there (core/ruff.toml).

@@ -1,7 +1,8 @@
 """What each command on keys does: values in, an `Answer` out. The command line itself is in cli.py."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,16 @@ class BadName(Exception):
     """A name that would be hard to read or to type."""
 
     def __init__(self) -> None:
-        super().__init__(f"a name has 1 to {MAX_NAME_LENGTH} printable characters and no space at its ends")
+        super().__init__(
+            f"a name has 1 to {MAX_NAME_LENGTH} printable characters and no space at its ends: alice-ci"
+        )
 
 
 class NoSuchKey(Exception):
     """No key is called so."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(f"no such key: {text}")
+    def __init__(self, text: str, names: Collection[str]) -> None:
+        super().__init__(f"no such key: {text}. {_suggestion(text, names)}")
 
 
 class AmbiguousKey(Exception):
@@ -60,7 +63,8 @@ async def find_key(connection: aiosqlite.Connection, text: str) -> Key:
         )
     found = await keystore.find_keys(connection, text)
     if not found:
-        raise NoSuchKey(text)
+        directory = await keystore.read_directory(connection)
+        raise NoSuchKey(text, [key.name for key in directory.keys.values()])
     if len(found) > 1:
         raise AmbiguousKey(f"{text} fits several keys: {', '.join(key.name for key in found)}")
     return found[0]
@@ -152,6 +156,17 @@ async def finish_erasure(connection: aiosqlite.Connection, path: Path) -> tuple[
     """Finish what an interrupted `key delete` left; what there is to say about it."""
     finished = await finish_pending_erasure(connection, path)
     return ("An erasure that had been interrupted is finished now.",) if finished else ()
+
+
+def _suggestion(text: str, names: Collection[str]) -> str:
+    """What to do when no key is called `text`: the names that are nearly that, whatever their case."""
+    if not names:
+        return "There are no keys yet; `key create NAME` makes one."
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), []).append(name)
+    close = [name for match in get_close_matches(text.casefold(), folded) for name in folded[match]]
+    return f"Did you mean {' or '.join(close)}?" if close else "`key list` shows them all."
 
 
 def _require_good_name(name: str) -> None:

@@ -8,20 +8,20 @@ from gateway.core.amounts import show_amount, show_budget, show_clock, show_stam
 from gateway.core.records import Budget, Key, Refusal
 from gateway.core.status import BudgetStatus, LimitsStatus
 
-CLAUDE_CODE_HOLD = 91_000
-"""Tokens that Claude Code holds for a request while it runs: 64,000 of output and about 27,000 of input."""
+CLAUDE_CODE_HOLD = 155_000
+"""Tokens that Claude Code holds for a request while it runs: 128,000 of output and about 27,000 of input."""
 FEW_REQUESTS = 3
 """Claude Code runs some requests at once; a budget that holds fewer than these stops it early."""
-HELPFUL_OVERDRAFT = 300_000
+HELPFUL_OVERDRAFT = 500_000
 """Enough for them, in round figures."""
 
 LIST_COLUMNS = (
     tables.Column("name"),
-    tables.Column("key"),
-    tables.Column("state"),
-    tables.Column("used"),
-    tables.Column("requests", is_number=True),
-    tables.Column("last used"),
+    tables.Column("key", is_whole=True, leave_out=2),
+    tables.Column("state", is_whole=True),
+    tables.Column("used", is_whole=True),
+    tables.Column("requests", is_number=True, leave_out=1),
+    tables.Column("last used", is_whole=True, leave_out=3),
 )
 
 
@@ -123,6 +123,14 @@ def paste_lines(origin: str, key_text: str) -> list[str]:
         f'  client = anthropic.Anthropic(base_url="{origin}", api_key="{key_text}")',
         "OpenAI SDK for Python:",
         f'  client = openai.OpenAI(base_url="{origin}/v1", api_key="{key_text}")',
+        "Codex (the table into ~/.codex/config.toml, the key into the environment):",
+        '  model_provider = "opusmax"',
+        "  [model_providers.opusmax]",
+        '  name = "OpusMax"',
+        f'  base_url = "{origin}/v1"',
+        '  env_key = "OPUSMAX_KEY"',
+        '  wire_api = "responses"',
+        f"  export OPUSMAX_KEY={key_text}",
         f"Its usage: {origin}/usage",
     ]
 

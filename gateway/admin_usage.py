@@ -1,8 +1,9 @@
-"""`usage`: what settled requests used, added up, as a table, as CSV or as values for JSON."""
+"""`usage`: what settled requests used, added up, as a table with bars, as CSV or as values for JSON."""
 
 import csv
 import io
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 import aiosqlite
 
@@ -10,9 +11,15 @@ from gateway.admin import Answer
 from gateway.core import tables
 from gateway.core.account import Grouping, SummaryRow
 from gateway.core.records import KeyRow
+from gateway.core.usage import NO_USAGE
 from gateway.exports import inert
 from gateway.reports import summarise
+from gateway.terminal import Terminal
 
+NARROWEST_BAR, WIDEST_BAR = 8, 40
+"""In places. Where there is less room, a table has no bars."""
+LEFT_OUT = {"cache_write": 4, "cache_read": 3, "input": 2, "output": 1}
+"""Columns that a narrow terminal does without, the largest figure first."""
 COUNTS = ("requests", "input", "output", "cache_write", "cache_read", "charge")
 
 
@@ -26,13 +33,13 @@ class Question:
     by: Grouping
 
 
-async def as_table(connection: aiosqlite.Connection, question: Question, width: int | None) -> Answer:
+async def as_table(connection: aiosqlite.Connection, question: Question, terminal: Terminal) -> Answer:
     """For people, and for programs with `--json`."""
     rows = await _read(connection, question)
     by = question.by
     return Answer(
         value=[{by.value: row.label, **dict(zip(COUNTS, _counts(row), strict=True))} for row in rows],
-        text=_table(rows, by, width) if rows else "",
+        text=_table(rows, by, terminal) if rows else "",
         talk=() if rows else ("No requests in that time.",),
     )
 
@@ -50,15 +57,43 @@ async def _read(connection: aiosqlite.Connection, question: Question) -> list[Su
     return await summarise(connection, key=question.key, since=question.since, by=question.by)
 
 
-def _table(rows: list[SummaryRow], by: Grouping, width: int | None) -> str:
-    headings = [count.replace("_", " ") for count in COUNTS]
-    columns = [tables.Column(by.value), *(tables.Column(heading, is_number=True) for heading in headings)]
-    lines = [(row.label, _counts(row)) for row in rows]
+def _table(rows: list[SummaryRow], by: Grouping, terminal: Terminal) -> str:
+    """Bars compare the charges; days on which nothing was used have their line too."""
+    shown = _with_empty_days(rows) if by is Grouping.DAY else rows
+    columns = [tables.Column(by.value, is_whole=by is Grouping.DAY), *map(_column, COUNTS)]
+    cells = [[row.label, *map(_shown, _counts(row))] for row in shown]
     if len(rows) > 1:
-        lines.append(("total", tuple(map(sum, zip(*map(_counts, rows), strict=True)))))
+        cells.append(["total", *map(_shown, map(sum, zip(*map(_counts, rows), strict=True)))])
+    room = terminal.bar_table_width - NARROWEST_BAR - len(tables.GAP)
+    beside = tables.width_of(tables.render(columns, cells, width=room))
+    if beside > room:
+        return tables.render(columns, cells, width=terminal.width)
+    places = min(terminal.bar_table_width - beside - len(tables.GAP), WIDEST_BAR)
+    most = max(row.charge for row in shown)
+    bars = [tables.bar(row.charge, most, places, has_blocks=terminal.has_blocks) for row in shown]
+    bars += [""] * (len(cells) - len(shown))
+    bar_column = tables.Column(" " * places, is_whole=True)
     return tables.render(
-        columns, [[label, *(f"{count:,}" for count in counts)] for label, counts in lines], width=width
+        [*columns, bar_column],
+        [[*line, bar] for line, bar in zip(cells, bars, strict=True)],
+        width=terminal.bar_table_width,
     )
+
+
+def _with_empty_days(rows: list[SummaryRow]) -> list[SummaryRow]:
+    """A row for each day from the first to the last."""
+    by_day = {row.label: row for row in rows}
+    first, last = date.fromisoformat(rows[0].label), date.fromisoformat(rows[-1].label)
+    days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
+    return [by_day.get(day) or SummaryRow(label=day, requests=0, usage=NO_USAGE, charge=0) for day in days]
+
+
+def _column(count: str) -> tables.Column:
+    return tables.Column(count.replace("_", " "), is_number=True, leave_out=LEFT_OUT.get(count, 0))
+
+
+def _shown(count: int) -> str:
+    return f"{count:,}"
 
 
 def _counts(row: SummaryRow) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +11,20 @@ from pathlib import Path
 import aiosqlite
 from aiohttp import web
 
-from gateway import database, erasure, keystore, ledger
+from gateway import database, erasure, history, keystore, ledger, upgrade
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.catalog import Catalog
 from gateway.clock import Clock
-from gateway.core.records import Key
+from gateway.core.records import Budget, Key
 from gateway.core.refusals import Signpost
 from gateway.core.settings import Settings
+from gateway.core.shared_budgets import INSTANCE
 from gateway.core.upstreams import Access
 from gateway.core.wire import Endpoint
 from gateway.dispatch import Handler, Routes, dispatching
-from gateway.ledger import Ledger
+from gateway.figures import Answers, CountedLedger
+from gateway.handover import Handover
 from gateway.logs import Event
 from gateway.lookups import Lookups
 from gateway.pages import Pages
@@ -46,6 +48,9 @@ class Gateway:
 
     handler: Handler
     admission: Admission
+    ledger: CountedLedger
+    handover: Handover
+    answers: Answers
 
 
 @asynccontextmanager
@@ -57,12 +62,11 @@ async def running(settings: Settings, accesses: Sequence[Access]) -> AsyncIterat
     path = Path(settings.database)
     async with AsyncExitStack() as stack:
         stack.callback(_take_lock(path).release)
+        await _upgrade(path)
         writer, reader, janitor = [await stack.enter_async_context(database.connect(path)) for _ in range(3)]
         clock = await _take_over(writer, path)
         signpost = Signpost(usage_url=f"{settings.origin}/usage", contact=settings.contact)
-        upstreams = Upstreams(accesses, clock)
-        stack.push_async_callback(upstreams.close)
-        catalog = Catalog(settings.models, upstreams.refresh_lists)
+        catalog = Catalog(settings.models, lambda: handover.refresh_lists())
 
         async def follow(connection: aiosqlite.Connection) -> None:
             directory = await keystore.read_directory(connection)
@@ -70,25 +74,36 @@ async def running(settings: Settings, accesses: Sequence[Access]) -> AsyncIterat
             authenticator.replace(directory)
             _log.info(Event.KEYS_FOLLOWED)
 
-        book = Ledger(writer, follow)
-        admission = Admission(reader, clock, book, catalog, signpost)
+        def handler_for(upstreams: Upstreams) -> Handler:
+            return dispatching(
+                _routes(
+                    Relay(settings, authenticator, admission, upstreams),
+                    Lookups(settings, authenticator, admission, upstreams),
+                    pages,
+                    admission,
+                )
+            )
+
+        book = CountedLedger(writer, follow)
+        shared_budgets = await history.read_shared_budgets(reader, _budgets(settings, accesses), clock.now_ms())
+        admission = Admission(reader, clock, book, catalog, signpost, shared_budgets)
         authenticator = Authenticator(clock, signpost, book.count_refusal)
         stack.callback(authenticator.close)
+        pages = _pages(settings, reader, authenticator, admission, clock)
+        handover = Handover(accesses, lambda opened: Upstreams(opened, clock), handler_for)
+        stack.push_async_callback(handover.close)
         await book.start()
         stack.push_async_callback(book.close)
         await stack.enter_async_context(background(catalog.run()))
         await stack.enter_async_context(background(_finish_erasures(janitor, path)))
         await stack.enter_async_context(background(_report_clock_steps(clock)))
+        answers = Answers()
         yield Gateway(
-            handler=dispatching(
-                _routes(
-                    Relay(settings, authenticator, admission, upstreams),
-                    Lookups(settings, authenticator, admission, upstreams),
-                    _pages(settings, reader, authenticator, admission, clock),
-                    admission,
-                )
-            ),
+            handler=answers.of(handover.handle),
             admission=admission,
+            ledger=book,
+            handover=handover,
+            answers=answers,
         )
 
 
@@ -101,6 +116,19 @@ def _take_lock(path: Path) -> database.FileLock:
     if not is_ours:
         raise database.DatabaseError(f"another server is running on {path}")
     return lock
+
+
+async def _upgrade(path: Path) -> None:
+    try:
+        if await upgrade.upgrade(path):
+            _log.warning(Event.DATABASE_UPGRADED)
+    except OSError as error:
+        raise database.unusable(path, error) from None
+
+
+def _budgets(settings: Settings, accesses: Sequence[Access]) -> Mapping[str, Sequence[Budget]]:
+    """Those that all keys share, by whose they are."""
+    return {INSTANCE: settings.budgets} | {access.upstream.name: access.upstream.budgets for access in accesses}
 
 
 def _pages(

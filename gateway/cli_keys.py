@@ -1,140 +1,17 @@
 """`key`: the commands that make and change API keys."""
 
 import sys
-from collections.abc import Callable, Mapping
-from enum import Enum
-from typing import Any, TypeVar
 
 import aiosqlite
 import click
 
 from gateway import admin, admin_texts
-from gateway.cli_options import FAILED, Call, ExamplesFirstGroup, common_options, pass_call, terminal_width
-from gateway.core.amounts import parse_amount, parse_duration, parse_expiry
+from gateway.cli_limits import Setting, fields_given, limit_options
+from gateway.cli_options import FAILED, Call, ExamplesFirstGroup, common_options, pass_call
+from gateway.cli_simulate import simulate
+from gateway.core.amounts import parse_duration
 from gateway.core.keys import ApiKey
-from gateway.core.records import Budget, Key
-
-_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
-
-
-class Cleared(Enum):
-    """What the word `none` says: no limit."""
-
-    NONE = "none"
-
-
-class Setting(click.ParamType[object]):
-    """A value read by a function of its text and of the time, or `none`."""
-
-    def __init__(self, name: str, read: Callable[[str, int], object]) -> None:
-        self.name = name
-        self._read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> object:  # noqa: ANN401 - click's own signature
-        if value == Cleared.NONE.value:
-            return Cleared.NONE
-        now_ms = ctx.ensure_object(Call).now_ms if ctx else 0
-        try:
-            return self._read(str(value), now_ms)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _read_limit(text: str, _: int) -> int:
-    amount = parse_amount(text)
-    if amount == 0:
-        raise ValueError("a limit is at least 1; `none` takes it away, and `key disable` stops the key")
-    return amount
-
-
-def _read_overdraft(text: str, _: int) -> int:
-    return parse_amount(text)
-
-
-def _read_budget(text: str, now_ms: int) -> Budget:
-    tokens, slash, window = text.partition("/")
-    return Budget(tokens=_read_limit(tokens, now_ms), window_ms=parse_duration(window) if slash else None)
-
-
-def _read_model(text: str, _: int) -> str:
-    if not text.isprintable() or not text or " " in text:
-        raise ValueError("a model looks like claude-sonnet-4-5 or claude-*")
-    return text
-
-
-LIMIT = Setting("number", _read_limit)
-CLEARED_FIELDS: Mapping[str, object] = {
-    "requests_per_minute": None,
-    "tokens_per_minute": None,
-    "concurrency": None,
-    "overdraft": 0,
-    "expires": None,
-    "budgets": (),
-    "models": (),
-}
-"""The fields of `Key` that options set, and what `none` makes of each."""
-
-_LIMIT_OPTIONS = (
-    click.option("--requests-per-minute", type=LIMIT, metavar="N", help="Requests that may start in a minute."),
-    click.option("--tokens-per-minute", type=LIMIT, metavar="N", help="Tokens in a minute, as a pace: 100k, 2M."),
-    click.option(
-        "--budget",
-        "budgets",
-        multiple=True,
-        type=Setting("budget", _read_budget),
-        metavar="TOKENS[/WINDOW]",
-        help="Tokens in a rolling window, or in all: 2M/5h, 20M/7d, 200M. May be given several times.",
-    ),
-    click.option("--concurrency", type=LIMIT, metavar="N", help="Requests that may run at once."),
-    click.option(
-        "--overdraft",
-        type=Setting("number", _read_overdraft),
-        metavar="N",
-        help="Tokens by which running requests may reach beyond a budget that is not used up.",
-    ),
-    click.option(
-        "--model",
-        "models",
-        multiple=True,
-        type=Setting("glob", _read_model),
-        metavar="GLOB",
-        help="A model that is allowed, such as 'claude-sonnet-*'. May be given several times. [default: all]",
-    ),
-    click.option(
-        "--expires",
-        type=Setting("expiry", parse_expiry),
-        metavar="90d|2027-01-31",
-        help="When the key stops working: after so long, or at the end of a day (UTC).",
-    ),
-)
-
-
-def limit_options(command: _Decorated) -> _Decorated:
-    """The options that set limits, the same for `create` and `edit`."""
-    for option in reversed(_LIMIT_OPTIONS):
-        command = option(command)
-    return command
-
-
-def fields_given(options: Mapping[str, object]) -> dict[str, Any]:
-    """The fields of `Key` that the options set; those not given are left out. Raises `click.UsageError`."""
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is Cleared.NONE or value == (Cleared.NONE,):
-            given[name] = CLEARED_FIELDS[name]
-        elif value is not None and value != ():
-            given[name] = value
-    _require_sense(given)
-    return given
-
-
-def _require_sense(given: Mapping[str, Any]) -> None:
-    if any(Cleared.NONE in given.get(name, ()) for name in ("budgets", "models")):
-        raise click.UsageError("`none` stands alone: it takes all of them away")
-    windows = [budget.window_ms for budget in given.get("budgets", ())]
-    if len(windows) != len(set(windows)):
-        raise click.UsageError("there are two budgets for the same window")
-
+from gateway.core.records import Key
 
 key_argument = click.argument("text", metavar="KEY")
 
@@ -143,7 +20,7 @@ key_argument = click.argument("text", metavar="KEY")
     cls=ExamplesFirstGroup,
     short_help="Make and change API keys.",
     examples="""
-    opusmax.py key create alice --budget 2M/5h --budget 20M/7d --overdraft 300k
+    opusmax.py key create alice --budget 2M/5h --budget 20M/7d --overdraft 500k
     opusmax.py key list
     opusmax.py key edit alice --budget none --expires 90d
     """,
@@ -156,9 +33,12 @@ def key() -> None:
     """
 
 
+key.add_command(simulate)
+
+
 @key.command(
     examples="""
-    opusmax.py key create alice --budget 2M/5h --budget 20M/7d --overdraft 300k
+    opusmax.py key create alice --budget 2M/5h --budget 20M/7d --overdraft 500k
     opusmax.py key create ci --requests-per-minute 60 --concurrency 4 --model 'claude-haiku-*' --expires 90d
     OPUSMAX_KEY=$(opusmax.py key create bob)
     """
@@ -180,7 +60,7 @@ def create(call: Call, /, name: str, **options: object) -> int:
 @pass_call
 def list_keys(call: Call) -> int:
     """All keys, with what each has used of its budgets."""
-    return call.say(call.run(lambda c: admin.list_keys(c, call.now_ms, terminal_width())))
+    return call.say(call.run(lambda c: admin.list_keys(c, call.now_ms, call.terminal.width)))
 
 
 @key.command(examples="opusmax.py key show alice")
@@ -240,7 +120,12 @@ def rename(call: Call, text: str, name: str) -> int:
 
 @key.command(examples="opusmax.py key rotate alice\nopusmax.py key rotate alice --grace 24h")
 @key_argument
-@click.option("--grace", metavar="DURATION", type=Setting("duration", lambda text, _: parse_duration(text)))
+@click.option(
+    "--grace",
+    metavar="DURATION",
+    type=Setting("duration", lambda text, _: parse_duration(text)),
+    help="How long the old one still works: 24h. [default: not at all]",
+)
 @common_options
 @pass_call
 def rotate(call: Call, text: str, grace: object) -> int:

@@ -253,7 +253,7 @@ async def refusal_to_start(provider: Simulator, database: Path) -> str:
 async def test_a_database_of_a_newer_version_is_refused(provider: Simulator, database: Database) -> None:
     await database.create_key()
     with closing(connect_directly(database.path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 99")
     assert "newer OpusMax" in await refusal_to_start(provider, database.path)
 
 

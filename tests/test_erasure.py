@@ -34,7 +34,7 @@ VICTIM_COUNT = 0x5A5A5A5A5A5A
 VICTIM_COUNT_BYTES = VICTIM_COUNT.to_bytes(6, "big")
 PROJECT = Path(__file__).parent.parent
 
-INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, 0, 'claude-sonnet-4-5', ?, 900, ?, ?, ?, ?, 0)"
+INSERT_REQUEST = "INSERT INTO request VALUES (?, ?, 0, 'claude-sonnet-4-5', ?, 900, ?, ?, ?, ?, 0, NULL)"
 SETTLE_REQUESTS = "UPDATE request SET status = 200, input = ?, output = ? WHERE key = ? AND status IS NULL"
 
 

@@ -47,6 +47,8 @@ class Settings:
 
     database: str = "opusmax.db"
     listen: Address = Address("127.0.0.1", 8080)
+    metrics_listen: Address | None = None
+    """Where figures for Prometheus are told, to this machine only; `None`: nowhere."""
     anthropic_url: str = "https://api.anthropic.com"
     """Where the plain upstream of Anthropic's protocol is, if there is a credential for it."""
     openai_url: str = "https://api.openai.com"
@@ -99,18 +101,7 @@ class Settings:
                     break
         settings = cls(**chosen)
         settings._check()
-        settings = replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
-        settings._refuse_shared_budgets()
-        return settings
-
-    def _refuse_shared_budgets(self) -> None:
-        """They are read, and nothing holds them yet: a limit that does nothing is worse than none."""
-        places = {"budgets": self.budgets} | {f"upstream {one.name}: budgets": one.budgets for one in self.upstream}
-        for place, budgets in places.items():
-            if budgets:
-                raise SettingsError(
-                    f"{place}: not enforced yet, so leave them out and give each key its own budget"
-                )
+        return replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
 
     def _check(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):
@@ -119,6 +110,11 @@ class Settings:
             raise SettingsError(
                 f"listening on {self.listen.host} without TLS would send keys in the clear:"
                 " give --tls-cert and --tls-key, or --behind-proxy if a TLS proxy stands in front"
+            )
+        if self.metrics_listen is not None and not self.metrics_listen.is_loopback:
+            raise SettingsError(
+                "metrics_listen: figures are told to this machine only, on 127.0.0.1, ::1 or localhost;"
+                " a collector elsewhere reads them through a proxy or a tunnel of yours"
             )
         if self.upload_memory_bytes < self.max_body_bytes:
             raise SettingsError("upload_memory_bytes must have room for one body of max_body_bytes at least")
@@ -176,6 +172,7 @@ def _address(value: object) -> Address:
 
 _FORMS: Mapping[str, Callable[[object], object]] = {
     "listen": _address,
+    "metrics_listen": lambda value: _address(value) if value else None,
     "anthropic_url": notation.upstream_url,
     "openai_url": notation.upstream_url,
     "budgets": notation.budgets,
