@@ -8,6 +8,7 @@ Each command is thin: options in, a function of admin.py or its neighbours calle
 import errno
 import sqlite3
 import time
+import tomllib
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -36,6 +37,7 @@ from gateway.cli_options import (
 )
 from gateway.core.account import Grouping
 from gateway.core.errors import SettingsError
+from gateway.core.prices import Prices, read_prices
 from gateway.database import DatabaseError
 from gateway.erasure import ErasureError
 from gateway.keystore import KeyGone, NameTaken
@@ -198,20 +200,28 @@ def usage(call: Call, text: str | None, since: str, by: str, as_csv: bool) -> in
     """What requests used: of one key, or of all. Days are UTC.
 
     KEY is a name, a key id, or the beginning of a key as `key list` shows it. Bars compare the charge: the tokens
-    that count against budgets.
+    that count against budgets. Where the configuration has [prices], the cost is estimated at them.
     """
     if as_csv and call.as_json:
         raise click.UsageError("--csv and --json exclude each other")
-    start_ms = time_since(call, since)
+    start_ms, prices = time_since(call, since), _read_prices(call.configuration)
 
     async def summary(connection: aiosqlite.Connection) -> admin.Answer:
         row = (await admin.find_key(connection, text)).row if text else None
-        question = admin_usage.Question(key=row, since=start_ms, by=Grouping(by))
+        question = admin_usage.Question(key=row, since=start_ms, by=Grouping(by), prices=prices)
         if as_csv:
             return await admin_usage.as_csv(connection, question)
         return await admin_usage.as_table(connection, question, call.terminal)
 
     return call.say(call.run(summary))
+
+
+def _read_prices(file: Path | None) -> Prices:
+    """Only this is read of the file, so that a fault elsewhere in it keeps nobody from the figures."""
+    try:
+        return read_prices(tomllib.loads(file.read_text(encoding="utf-8")).get("prices", {})) if file else ()
+    except ValueError:
+        raise SettingsError(f"the configuration file {file} is not TOML in UTF-8") from None
 
 
 @program.command(

@@ -20,6 +20,7 @@ from gateway.core import keys, policy, views
 from gateway.core.account import Account, KeyRecord
 from gateway.core.charts import last_days, last_hours
 from gateway.core.errors import BadRequest, GatewayError, InvalidKey
+from gateway.core.prices import Prices
 from gateway.core.records import Key, KeyRow
 from gateway.core.site import UNKNOWN_ORIGIN, own_origin, site_view
 from gateway.core.status import LimitsStatus
@@ -38,7 +39,7 @@ ROWS_PER_PAGE = 35
 
 
 class PageSettings(Protocol):
-    """What the pages say about this installation; '' = not configured."""
+    """What the pages say about this installation; empty = not configured."""
 
     @property
     def public_url(self) -> str: ...
@@ -46,6 +47,8 @@ class PageSettings(Protocol):
     def contact(self) -> str: ...
     @property
     def service_name(self) -> str: ...
+    @property
+    def prices(self) -> Prices: ...
 
 
 class Pages:
@@ -164,7 +167,14 @@ class Pages:
     async def _overview(self, record: KeyRecord, ticket: str) -> web.Response:
         account = await self._read_account(record)
         rows = await reports.read_page(self._reader, record.id, before=None, limit=ROWS_PER_PAGE)
-        view = views.usage_view(account, rows, ticket=ticket, now_ms=self._now_ms(), wall_ms=self._wall_ms())
+        view = views.usage_view(
+            account,
+            rows,
+            ticket=ticket,
+            now_ms=self._now_ms(),
+            wall_ms=self._wall_ms(),
+            prices=self._settings.prices,
+        )
         return self._page("usage.html", view=view)
 
     async def _read_account(self, record: KeyRecord) -> Account:

@@ -7,6 +7,7 @@ of it.
 
 import sqlite3
 from collections.abc import AsyncIterator
+from itertools import groupby
 from typing import Any
 
 import aiosqlite
@@ -18,11 +19,13 @@ from gateway.core.account import (
     KeyRecord,
     Latencies,
     LedgerPage,
+    ModelTotal,
     ModelUse,
     Position,
     Row,
     SecretRecord,
     SummaryRow,
+    add_up,
 )
 from gateway.core.amounts import DAY_MS, HOUR_MS
 from gateway.core.records import Budget, KeyRow, LedgerRow
@@ -30,7 +33,6 @@ from gateway.core.usage import Usage
 
 __all__ = [
     "Grouping",
-    "SummaryRow",
     "read_columns",
     "read_history",
     "read_hours",
@@ -61,18 +63,22 @@ SELECT CASE :by
          WHEN 'status' THEN CAST(status AS TEXT)
          ELSE name
        END AS label,
+       model,
        sum(requests),
        sum(input),
        sum(output),
        sum(cache_write),
        sum(cache_read),
-       sum(charge) AS charged
+       sum(charge)
   FROM key
  CROSS JOIN usage_by_hour ON usage_by_hour.key = key.id
  WHERE (:key IS NULL OR key.id = :key)
    AND hour >= :since
- GROUP BY label
- ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END, charged DESC, label
+ GROUP BY label, model
+ ORDER BY CASE WHEN :by IN ('day', 'hour') THEN label END,
+          sum(sum(charge)) OVER (PARTITION BY label) DESC,
+          label,
+          model
 """
 
 SELECT_HISTORY = """
@@ -163,34 +169,33 @@ async def summarise(
     Days and hours come in the order of time, everything else by charge, the largest first.
     """
     bound = {"by": by.value, "key": key, "since": since - since % HOUR_MS}
+    rows = await connection.execute_fetchall(SUMMARISE_HOURS, bound)
     return [
-        SummaryRow(
-            label=label,
-            requests=requests,
-            usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
-            charge=charge,
+        add_up(
+            label,
+            (
+                ModelTotal(model=model, requests=requests, usage=_usage(*counts), charge=charge)
+                for _, model, requests, *counts, charge in same
+            ),
         )
-        for label, requests, used, output, cache_write, cache_read, charge in await connection.execute_fetchall(
-            SUMMARISE_HOURS, bound
-        )
+        for label, same in groupby(rows, key=lambda row: row[0])
     ]
 
 
 async def read_history(connection: aiosqlite.Connection, key: KeyRow, *, since: int) -> list[HistoryCell]:
     """What the settled requests of a key since the hour of a time used, by day, model and status at once."""
     bound = {"key": key, "since": since - since % HOUR_MS, "day": DAY_MS}
+    rows = await connection.execute_fetchall(SELECT_HISTORY, bound)
     return [
         HistoryCell(
             day=day * DAY_MS,
             model=model,
             status=status,
             requests=requests,
-            usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
+            usage=_usage(*counts),
             charge=charge,
         )
-        for day, model, status, requests, used, output, cache_write, cache_read, charge in (
-            await connection.execute_fetchall(SELECT_HISTORY, bound)
-        )
+        for day, model, status, requests, *counts, charge in rows
     ]
 
 
@@ -277,8 +282,13 @@ async def read_columns(connection: aiosqlite.Connection) -> list[tuple[str, str]
     return [(table, column) for table, column in await connection.execute_fetchall(SELECT_COLUMNS)]
 
 
+def _usage(used: int, output: int, cache_write: int, cache_read: int) -> Usage:
+    """The four counts in the schema's order."""
+    return Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read)
+
+
 def _ledger_row(row: sqlite3.Row) -> LedgerRow:
-    key, started, sequence, model, status, latency, used, output, cache_write, cache_read, estimated, upstream = row
+    key, started, sequence, model, status, latency, *counts, estimated, upstream = row
     return LedgerRow(
         key=KeyRow(key),
         started=started,
@@ -286,7 +296,7 @@ def _ledger_row(row: sqlite3.Row) -> LedgerRow:
         model=model,
         status=status,
         latency_ms=latency,
-        usage=Usage(input=used, output=output, cache_write=cache_write, cache_read=cache_read),
+        usage=_usage(*counts),
         estimated=bool(estimated),
         upstream=upstream,
     )

@@ -123,8 +123,7 @@ class Tab:
         await dialog.dismiss()
 
     def _note_console(self, message: ConsoleMessage) -> None:
-        is_icon = message.location["url"].endswith("/favicon.ico")  # browsers ask for one by themselves
-        if message.type in ("error", "warning") and not is_icon:
+        if message.type in ("error", "warning"):
             self.complaints.append(message.text)
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from gateway.core.errors import InvalidKey, LimitExceeded
 from gateway.core.keys import ApiKey, mint
+from gateway.core.prices import Prices
 from gateway.core.records import Key, KeyRow
 from gateway.core.status import LimitsStatus
 from gateway.pages import Pages
@@ -79,6 +80,7 @@ class Site:
     public_url: str = ""
     contact: str = ""
     service_name: str = "OpusMax"
+    prices: Prices = ()
     now_ms: int = NOW
     is_busy: bool = False
     """Checking too many keys to check one more."""

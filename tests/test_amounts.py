@@ -240,6 +240,18 @@ def test_a_time_is_shown_in_full_and_as_protocols_want_it() -> None:
     assert amounts.show_stamp(NOW_MS + 999) == "2026-09-21T14:13:20Z"
 
 
+@pytest.mark.parametrize(
+    ("time_ms", "stamp"), [(-(2**63), "0001-01-01T00:00:00Z"), (2**63 - 1, "9999-12-31T23:59:59Z")]
+)
+def test_a_time_that_no_calendar_has_is_shown_as_the_nearest_that_one_has(time_ms: int, stamp: str) -> None:
+    assert amounts.show_stamp(time_ms) == stamp
+    assert amounts.show_time(time_ms) == f"{stamp[:10]} {stamp[11:16]} UTC"
+    assert {amounts.show_clock(time_ms, now_ms) for now_ms in (NOW_MS, time_ms)} == {
+        f"{stamp[:10]} {stamp[11:16]} UTC",
+        f"{stamp[11:16]} UTC",
+    }
+
+
 @hypothesis
 @given(
     st.integers(at(2020, 1, 1) // SECOND_MS, at(2200, 1, 1) // SECOND_MS).map(lambda seconds: seconds * SECOND_MS)

@@ -42,7 +42,8 @@ MOST_BYTES = 100_000
 AT_ONCE_SECONDS = 0.5
 PATIENCE = aiohttp.ClientTimeout(total=30)
 """Longer than any answer takes: one that never ends is a fault."""
-PAGES = ("/", "/usage", "/privacy", "/usage.json", "/usage.csv", "/static/style.css", "/healthz", "/readyz")
+STATIC = ("/static/style.css", "/static/icon.svg")
+PAGES = ("/", "/usage", "/privacy", "/usage.json", "/usage.csv", *STATIC, "/healthz", "/readyz")
 TEMPORARY_FOLDERS = {tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"}  # noqa: S108 - looked at, not used
 WITH_CORES = ("/bin/sh", "-c", 'ulimit -c "$(ulimit -H -c)"; exec "$@"', "sh")
 """Whoever starts the server would like a core file of it."""

@@ -16,6 +16,7 @@ from gateway.clock import Clock
 from gateway.core.amounts import DAY_MS
 from gateway.core.errors import InvalidKey
 from gateway.core.keys import mint
+from gateway.core.prices import read_prices
 from gateway.core.site import UNKNOWN_ORIGIN
 from gateway.core.tickets import LIFETIME_MS
 from gateway.database import connect
@@ -354,6 +355,25 @@ async def test_times_are_told_to_machines_as_well(site: Site, client: Client) ->
     _, typed = await site.add_key(1, "research")
     _, page = await post_key(client, typed)
     assert '<time datetime="2026-09-21T14:13:20Z">2026-09-21 14:13 UTC</time>' in page
+
+
+async def test_the_page_tells_the_estimated_cost_where_there_are_prices_and_the_export_only_what_is_held(
+    site: Site, client: Client
+) -> None:
+    key, typed = await site.add_key(1, "research")
+    for sequence, model in enumerate(("claude-x", "<b>other")):
+        await add_request(site.connection, key, sequence=sequence, model=model, input=10**6, output=0)
+    held = await get(client, "/usage.json", **{"x-api-key": typed})
+    _, without = await post_key(client, typed)
+    assert not re.search(r"cost|\$|price", without, re.IGNORECASE)
+    free = {"output": 0, "cache_write": 0, "cache_read": 0}
+    site.prices = read_prices({"claude-*": {"input": 5} | free})
+    _, page = await post_key(client, typed)
+    assert "Estimated cost of the last 30 days: $5.00 +." in page
+    assert "where a model has no price: &lt;b&gt;other." in page
+    costs = re.findall(r"<td>([$–][^<]*)</td>", page.partition('id="days-table"')[2])
+    assert costs == ["$5.00 +", "–", "$5.00", "$5.00 +"]
+    assert await get(client, "/usage.json", **{"x-api-key": typed}) == held
 
 
 async def test_the_icon_is_an_image_without_script_or_style(client: Client) -> None:

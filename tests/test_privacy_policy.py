@@ -265,7 +265,8 @@ async def test_the_usage_page_shows_every_figure_of_a_request(site: Site, aiohtt
     typed, _ = await fill(site)
     client = await aiohttp_client(site.application())
     page = await (await client.post("/usage", data={"key": typed})).text()
-    row = re.search(r'<th scope="row">2026-09-21 14:13:20\.000</th>(.*?)</tr>', page, re.DOTALL)
+    began = r'<time datetime="2026-09-21T14:13:20Z">2026-09-21 14:13:20\.000</time>'
+    row = re.search(rf'<th scope="row">{began}</th>(.*?)</tr>', page, re.DOTALL)
     assert row is not None
     shown = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row[1])]
     counts = ["3,000,017", "3,000,029", "3,000,047", "3,000,061", "9,300,100"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from gateway.core.account import Position
+from gateway.core.account import ModelTotal, Position
 from gateway.core.amounts import DAY_MS, HOUR_MS
 from gateway.core.records import Budget, KeyRow, LedgerRow
 from gateway.core.usage import Usage
@@ -16,7 +16,6 @@ from gateway.reports import (
     EXPORT_BATCH,
     SUMMARISE_HOURS,
     Grouping,
-    SummaryRow,
     read_columns,
     read_history,
     read_latencies,
@@ -59,9 +58,9 @@ async def test_a_summary_charges_each_request_by_itself_and_rounds_it_up(
 ) -> None:
     for sequence in range(3):
         await add_request(connection, key, sequence=sequence, input=1, output=0, cache_write=0, cache_read=1)
-    assert await summarise(connection, key=key, since=0, by=Grouping.MODEL) == [
-        SummaryRow(label="claude-x", requests=3, usage=Usage(input=3, cache_read=3), charge=6)
-    ]
+    (row,) = await summarise(connection, key=key, since=0, by=Grouping.MODEL)
+    used = Usage(input=3, cache_read=3)
+    assert (row.label, row.requests, row.usage, row.charge) == ("claude-x", 3, used, 6)
 
 
 async def test_a_summary_equals_the_sum_of_the_charges_of_its_rows(
@@ -95,6 +94,23 @@ async def test_time_is_summed_up_in_order_and_everything_else_by_charge(
     await add_request(connection, key, model="a", input=2, started=NOW - HOUR_MS, status=499)
     await add_request(connection, key, model="b", input=100_000, started=NOW - DAY_MS)
     assert [row.label for row in await summarise(connection, key=key, since=0, by=by)] == labels
+
+
+async def test_a_summary_has_the_usage_of_each_model_apart(
+    connection: aiosqlite.Connection, key: KeyRow, other_key: KeyRow
+) -> None:
+    none = dict.fromkeys(("input", "output", "cache_write", "cache_read"), 0)
+    for sequence, (model, owner, tokens) in enumerate([("a", key, 5), ("b", key, 7), ("a", other_key, 9)]):
+        await add_request(connection, owner, sequence=sequence, model=model, **(none | {"output": tokens}))
+    first, second = await summarise(connection, key=None, since=0, by=Grouping.KEY)
+    assert (first.label, first.requests, first.charge) == ("research", 2, 12)
+    assert first.parts == tuple(
+        ModelTotal(model=model, requests=1, usage=Usage(output=tokens), charge=tokens)
+        for model, tokens in (("a", 5), ("b", 7))
+    )
+    assert (second.label, dict(second.by_model)) == ("other", {"a": Usage(output=9)})
+    (day,) = await summarise(connection, key=None, since=0, by=Grouping.DAY)
+    assert dict(day.by_model) == {"a": Usage(output=14), "b": Usage(output=7)}
 
 
 async def test_a_summary_leaves_out_what_is_hours_older_in_flight_or_another_keys(

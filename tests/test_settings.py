@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from gateway.core.amounts import DAY_MS
 from gateway.core.errors import SettingsError
+from gateway.core.prices import Price
 from gateway.core.records import Budget
-from gateway.core.settings import Address, Settings
+from gateway.core.settings import TABLES, Address, Settings
 
 
 def load(flags: Mapping[str, object] | None = None, file_text: str | None = None, **environment: str) -> Settings:
@@ -56,7 +58,7 @@ def test_every_setting_can_be_read_from_the_environment() -> None:
         "first_byte_timeout_seconds": "2m",
         "silence_timeout_seconds": "3m",
     }
-    plain = {each.name for each in fields(Settings)} - texts.keys() - {"upstream"}  # which is in the file only
+    plain = {each.name for each in fields(Settings)} - texts.keys() - TABLES
     words: dict[str, Any] = {name: f"the {name}" for name in plain}
     chosen = load(None, None, **texts, **words)
     assert chosen == Settings(
@@ -164,6 +166,22 @@ def test_a_value_of_the_file_that_makes_no_sense_is_named(written: str) -> None:
 )
 def test_a_name_that_is_no_setting_is_refused(written: str) -> None:
     with pytest.raises(SettingsError):
+        load(None, written)
+
+
+def test_prices_are_a_table_of_the_file_and_come_from_nowhere_else() -> None:
+    written = '[prices]\n"claude-*" = { input = 3, output = 15, cache_write = 3.75, cache_read = 0.3 }'
+    three = {"input": Decimal(3), "output": Decimal(15)}
+    price = Price(**three, cache_write=Decimal("3.75"), cache_read=Decimal("0.3"))
+    assert load(None, written).prices == (("claude-*", price),)
+    assert load({"prices": "flag"}, None, prices="environment").prices == load(None, "[prices]").prices == ()
+
+
+@pytest.mark.parametrize(
+    "written", ["prices = 5", "[prices]\na = 5", "[[prices]]\na = 5", "[prices]\na.b.input = 5"]
+)
+def test_prices_that_make_no_sense_are_named(written: str) -> None:
+    with pytest.raises(SettingsError, match=r"^prices: "):
         load(None, written)
 
 

@@ -16,6 +16,7 @@ from gateway.core.account import (
 )
 from gateway.core.amounts import DAY_MS, HOUR_MS, MINUTE_MS
 from gateway.core.moments import Moment, Text, moment
+from gateway.core.prices import Prices, read_prices
 from gateway.core.records import Budget, KeyRow, LedgerRow, Refusal
 from gateway.core.site import UNKNOWN_ORIGIN, own_origin, site_view
 from gateway.core.status import BucketStatus, BudgetStatus, LimitsStatus
@@ -94,6 +95,7 @@ def view_of(
     history: tuple[HistoryCell, ...] = (),
     page: LedgerPage | None = None,
     wall_ms: int = NOW,
+    prices: Prices = (),
 ) -> UsageView:
     account = Account(
         record=key or record(),
@@ -104,7 +106,12 @@ def view_of(
         latencies=Latencies(requests=0, p50_ms=None, p95_ms=None),
     )
     return usage_view(
-        account, page or LedgerPage(rows=(), older=None), ticket="TICKET", now_ms=NOW, wall_ms=wall_ms
+        account,
+        page or LedgerPage(rows=(), older=None),
+        ticket="TICKET",
+        now_ms=NOW,
+        wall_ms=wall_ms,
+        prices=prices,
     )
 
 
@@ -272,11 +279,88 @@ def test_many_models_share_the_last_row_and_nothing_is_lost() -> None:
     assert rows[-1][:3] == ("81 others together", "81", f"{sum(range(1, 82)):,}")
 
 
+def used(model: str, *, status: int = 200, days_ago: int = 0, millions: int = 1) -> HistoryCell:
+    return HistoryCell(
+        day=NOW - NOW % DAY_MS - days_ago * DAY_MS,
+        model=model,
+        status=status,
+        requests=1,
+        usage=Usage(output=millions * 10**6),
+        charge=millions * 10**6,
+    )
+
+
+def costs(table: Table) -> dict[Text, Text]:
+    """By the heading of each row; they stand beside what was counted."""
+    headings = [column.heading for column in table.columns]
+    place = headings.index("Estimated cost")
+    assert headings[place - 1] == "Counted"
+    assert {len(row) for row in table.rows} == {len(headings)}
+    return {row[0]: row[place] for row in table.rows}
+
+
+PRICES = read_prices(
+    {
+        model: {"input": 0, "output": dollars, "cache_write": 0, "cache_read": 0}
+        for model, dollars in (("large", 25), ("small", 0.3))
+    }
+)
+MIXED = (
+    used("large"),
+    used("small", days_ago=1),
+    used("unknown", status=499, days_ago=1),
+    used("gpt-5", status=502, days_ago=2, millions=0),
+    used("unknown", status=499, days_ago=3),
+)
+
+
+def test_costs_of_days_and_statuses_are_those_of_their_models() -> None:
+    view = view_of(limits(), history=MIXED, prices=PRICES)
+    by_model, by_status = view.histories
+    assert costs(by_model) == {"unknown": "–", "large": "$25.00", "small": "$0.3000", "gpt-5": "$0.00"}
+    assert costs(by_status) == {
+        "499 client left early": "–",
+        "200 answered": "$25.30",
+        "502 provider's answer broke off": "$0.00",
+    }
+    assert costs(view.charts[1].table) == {
+        "2026-09-21": "$25.00",
+        "2026-09-20": "$0.3000 +",
+        "2026-09-19": "$0.00",
+        "2026-09-18": "–",
+    }
+
+
+def test_the_cost_of_all_is_called_an_estimate_and_names_what_is_not_in_it() -> None:
+    cost = view_of(limits(), history=MIXED, prices=PRICES).cost
+    assert cost.startswith("Estimated cost of the last 30 days: $25.30 +. ")
+    assert "the administrator's prices; what the provider bills may differ" in cost
+    assert cost.endswith(" “+” and “–” stand where a model has no price: unknown.")
+    assert "no price" not in view_of(limits(), history=MIXED[:2], prices=PRICES).cost
+    assert ": not known. " in view_of(limits(), history=MIXED[-1:], prices=PRICES).cost
+
+
+def test_models_that_share_the_last_row_share_its_cost() -> None:
+    history = tuple(used("large" if number else "unknown", millions=1 + number) for number in range(2))
+    many = tuple(used(f"model-{number}", millions=9) for number in range(MOST_ROWS - 1))
+    assert list(costs(view_of(limits(), history=history + many, prices=PRICES).histories[0]).values())[-1] == (
+        "$50.00 +"
+    )
+
+
+def test_without_prices_or_use_no_cost_is_told() -> None:
+    unpriced = view_of(limits(), history=MIXED)
+    assert unpriced.cost == view_of(limits(), prices=PRICES).cost == ""
+    tables = (*unpriced.histories, *(chart.table for chart in unpriced.charts))
+    assert all(column.heading != "Estimated cost" for table in tables for column in table.columns)
+
+
 def test_a_request_is_told_with_all_its_columns_and_its_charge() -> None:
     page = LedgerPage(rows=(ledger_row(), ledger_row(status=None, latency_ms=None, estimated=True)), older=None)
     done, running = view_of(limits(), page=page).requests.table.rows
     counts = ("1,000", "2,000", "30", "41", "3,035")
-    assert done == ("2026-09-21 14:13:20.007", "2", "claude-x", "200 answered", "840 ms", *counts, "provider")
+    began = Moment("2026-09-21 14:13:20.007", "2026-09-21T14:13:20Z")
+    assert done == (began, "2", "claude-x", "200 answered", "840 ms", *counts, "provider")
     assert running[3:5] == ("running", "not known")
     assert running[-1] == "estimate"
 
@@ -302,7 +386,13 @@ def test_a_round_amount_is_told_in_short_and_any_other_in_full(tokens: int, text
 
 def test_a_request_names_its_upstream_where_that_is_held() -> None:
     page = LedgerPage(rows=(replace(ledger_row(), upstream="groq"),), older=None)
-    assert view_of(limits(), page=page).requests.table.rows[0][-1] == "provider (groq)"
+    row = view_of(limits(), page=page).requests.table.rows[0]
+    assert (row[2], row[-1]) == ("claude-x", "provider (groq)")
+
+
+def test_a_request_of_a_time_that_no_calendar_has_is_told_all_the_same() -> None:
+    page = LedgerPage(rows=(replace(ledger_row(), started=-(2**63)),), older=None)
+    assert view_of(limits(), page=page).requests.table.rows[0][0] == Moment("before the year 1", "")
 
 
 def test_a_latency_is_told_in_milliseconds_or_seconds() -> None:

@@ -3,7 +3,7 @@
 The field names are the column names of schema.sql, so that a test can hold the one against the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
@@ -28,6 +28,16 @@ class Grouping(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTotal:
+    """What some settled requests to one model used together."""
+
+    model: str
+    requests: int
+    usage: Usage
+    charge: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryRow:
     """What the settled requests under one label used together."""
 
@@ -37,19 +47,22 @@ class SummaryRow:
     usage: Usage
     charge: int
     """Rounded for each request before it is added up, so it can be more than `usage.charge`."""
+    parts: tuple[ModelTotal, ...]
+    """What was added up; a model may have several."""
+
+    @property
+    def by_model(self) -> Iterator[tuple[str, Usage]]:
+        """The same usage, apart by model."""
+        return ((part.model, part.usage) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryCell:
-    """What the settled requests of one day, model and status used together."""
+class HistoryCell(ModelTotal):
+    """Those of one day and status."""
 
     day: int
     """The time at which the day began, UTC."""
-    model: str
     status: int
-    requests: int
-    usage: Usage
-    charge: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +76,19 @@ class ModelUse:
     charge: int
 
 
-def add_up(label: str, cells: Iterable[HistoryCell]) -> SummaryRow:
-    parts = tuple(cells)
+def add_up(label: str, totals: Iterable[ModelTotal]) -> SummaryRow:
+    parts = tuple(totals)
     return SummaryRow(
         label=label,
-        requests=sum(cell.requests for cell in parts),
+        requests=sum(part.requests for part in parts),
         usage=Usage(
-            input=sum(cell.usage.input for cell in parts),
-            output=sum(cell.usage.output for cell in parts),
-            cache_write=sum(cell.usage.cache_write for cell in parts),
-            cache_read=sum(cell.usage.cache_read for cell in parts),
+            input=sum(part.usage.input for part in parts),
+            output=sum(part.usage.output for part in parts),
+            cache_write=sum(part.usage.cache_write for part in parts),
+            cache_read=sum(part.usage.cache_read for part in parts),
         ),
-        charge=sum(cell.charge for cell in parts),
+        charge=sum(part.charge for part in parts),
+        parts=parts,
     )
 
 

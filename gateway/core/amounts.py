@@ -105,24 +105,34 @@ def show_wait(wait_ms: int) -> str:
 
 def show_clock(time_ms: int, now_ms: int) -> str:
     """A time to come, as short as it stays clear: `14:30 UTC` within a day, else with its date."""
-    moment = from_ms(-(-time_ms // MINUTE_MS) * MINUTE_MS)
-    near = 0 <= time_ms - now_ms < DAY_MS
-    return moment.strftime("%H:%M UTC" if near else "%Y-%m-%d %H:%M UTC")
+    if 0 <= time_ms - now_ms < DAY_MS:
+        return _in_calendar(-(-time_ms // MINUTE_MS) * MINUTE_MS).strftime("%H:%M UTC")
+    return show_time(-(-time_ms // MINUTE_MS) * MINUTE_MS)
 
 
 def show_time(time_ms: int) -> str:
     """A time in full, to the minute."""
-    return from_ms(time_ms).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{_in_calendar(time_ms).isoformat(' ', 'minutes')} UTC"
 
 
 def show_stamp(time_ms: int) -> str:
     """RFC 3339 with seconds, as protocols want it: `2026-09-21T14:13:20Z`."""
-    return from_ms(time_ms).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{_in_calendar(time_ms).isoformat('T', 'seconds')}Z"
 
 
 def from_ms(time_ms: int) -> datetime:
+    """Raises `OverflowError` for a time before the year 1 or after 9999."""
     return _EPOCH + time_ms * _ONE_MS
 
 
 def to_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // _ONE_MS
+
+
+_EARLIEST_MS = to_ms(datetime(1, 1, 1, tzinfo=UTC))
+_LATEST_MS = to_ms(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+
+
+def _in_calendar(time_ms: int) -> datetime:
+    """The time in UTC, or the nearest one that a calendar has a name for: a database may hold any integer."""
+    return from_ms(min(max(time_ms, _EARLIEST_MS), _LATEST_MS)).replace(tzinfo=None)

@@ -14,6 +14,7 @@ from typing import Any, Self
 from gateway.core import notation
 from gateway.core.errors import SettingsError
 from gateway.core.notation import LOOPBACK_HOSTS
+from gateway.core.prices import Prices, read_prices
 from gateway.core.protocols import Protocol
 from gateway.core.records import Budget
 from gateway.core.upstreams import Timeouts, UpstreamSettings, plain_upstream, read_tables
@@ -21,6 +22,8 @@ from gateway.core.upstreams import Timeouts, UpstreamSettings, plain_upstream, r
 __all__ = ["LOOPBACK_HOSTS", "Address", "Settings"]
 
 MEBIBYTE = 2**20
+TABLES = frozenset({"upstream", "prices"})
+"""Settings that are tables of the file, and come from nowhere else."""
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[0-9A-Za-z._-]*):(?P<port>\d{1,5})")
 
 
@@ -57,6 +60,8 @@ class Settings:
     """The `[[upstream]]` tables of the file; they stand in place of the plain ones."""
     budgets: tuple[Budget, ...] = ()
     """What all keys together may use."""
+    prices: Prices = ()
+    """The `[prices]` of the file, at which costs are estimated for people; empty: none are shown."""
     public_url: str = ""
     """Where people reach this server, for links and texts; '' = not known."""
     contact: str = ""
@@ -94,14 +99,18 @@ class Settings:
         """The settings out of all three sources. A flag that is `None` was not given. Raises `SettingsError`."""
         written = _parse_file(file_text)
         chosen: dict[str, Any] = {}
-        for name in (field.name for field in fields(cls) if field.name != "upstream"):
+        for name in (field.name for field in fields(cls) if field.name not in TABLES):
             for value in (flags.get(name), environment.get(f"OPUSMAX_{name.upper()}"), written.get(name)):
                 if value is not None:
                     chosen[name] = _parse(name, value)
                     break
         settings = cls(**chosen)
         settings._check()
-        return replace(settings, upstream=read_tables(written.get("upstream", []), settings.timeouts))
+        return replace(
+            settings,
+            upstream=read_tables(written.get("upstream", []), settings.timeouts),
+            prices=read_prices(written.get("prices", {})),
+        )
 
     def _check(self) -> None:
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -1,12 +1,13 @@
 """Tables of the Check Usage page: records in, rows of finished text out. The templates only loop over them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.core.account import HistoryCell, KeyRecord, Row, SummaryRow, add_up, budget_columns, secret_columns
 from gateway.core.amounts import SECOND_MS, from_ms, show_budget, show_duration, show_wait
-from gateway.core.moments import Text, moment
+from gateway.core.moments import Moment, Text, moment
 from gateway.core.policy import LINES
+from gateway.core.prices import Prices, estimate, show_cost
 from gateway.core.records import LedgerRow, Refusal
 from gateway.core.status import BucketStatus, LimitsStatus
 from gateway.core.usage import CACHE_READS_PER_TOKEN
@@ -63,13 +64,15 @@ class Table:
         return all(column.is_number for column in self.columns[1:])
 
 
+_COUNTED = Column("Counted", True)
+
 _SUMMARY_COLUMNS = (
     Column("Requests", True),
     Column("Input", True),
     Column("Output", True),
     Column("Cache write", True),
     Column("Cache read", True),
-    Column("Counted", True),
+    _COUNTED,
 )
 
 _REQUEST_COLUMNS = (
@@ -82,20 +85,36 @@ _REQUEST_COLUMNS = (
     Column("Output", True),
     Column("Cache write", True),
     Column("Cache read", True),
-    Column("Counted", True),
+    _COUNTED,
     Column("Source"),
 )
 """The columns of the ledger besides `key`, which is the page's subject, and the charge made from them."""
 
 
-def history_tables(cells: Iterable[HistoryCell]) -> tuple[Table, ...]:
-    """What was used by model and by status, the largest first."""
+def history_tables(cells: Iterable[HistoryCell], prices: Prices) -> tuple[Table, ...]:
+    """What was used by model and by status, the largest first; what it would cost, if there are prices."""
     history = tuple(cells)
     models = _grouped(history, lambda cell: cell.model)
     statuses = _grouped(history, lambda cell: _status_text(cell.status))
     return (
-        _summary_table("by-model", "By model", "Model", models),
-        _summary_table("by-status", "By status", "Status", statuses),
+        with_costs(_summary_table("by-model", "By model", "Model", models), models, prices),
+        with_costs(_summary_table("by-status", "By status", "Status", statuses), statuses, prices),
+    )
+
+
+def with_costs(table: Table, rows: Iterable[SummaryRow], prices: Prices) -> Table:
+    """The table with what each row would cost beside what it counted; `rows` are called as there.
+
+    Without prices it stays as it is.
+    """
+    if not prices:
+        return table
+    costs: dict[Text, str] = {row.label: show_cost(estimate(prices, row.by_model)) for row in rows}
+    place = table.columns.index(_COUNTED) + 1
+    return replace(
+        table,
+        columns=(*table.columns[:place], Column("Estimated cost", True), *table.columns[place:]),
+        rows=tuple((*cells[:place], costs[cells[0]], *cells[place:]) for cells in table.rows),
     )
 
 
@@ -220,14 +239,22 @@ def _request_cells(row: LedgerRow) -> tuple[Text, ...]:
     usage = row.usage
     counts = (usage.input, usage.output, usage.cache_write, usage.cache_read, usage.charge)
     return (
-        from_ms(row.started).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3],
+        _began(row.started),
         str(row.sequence),
-        f"{row.model} at {row.upstream}" if row.upstream else row.model,
+        row.model,
         "running" if row.status is None else _status_text(row.status),
         show_latency(row.latency_ms),
         *(show_count(count) for count in counts),
         _source(row),
     )
+
+
+def _began(time_ms: int) -> Moment:
+    """To the millisecond, which orders the rows."""
+    began = moment(time_ms)
+    if not began.stamp:
+        return began
+    return replace(began, text=from_ms(time_ms).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3])
 
 
 def _source(row: LedgerRow) -> str:

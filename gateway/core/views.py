@@ -4,17 +4,29 @@ A budget is told in four figures: what is used, what is left, what running reque
 used tokens come back. It turns amber at 80 percent and red at 100, and says so in words as well.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from gateway.core import usage_tables as tables
-from gateway.core.account import Account, KeyRecord, Latencies, LedgerPage, ModelUse, Position
-from gateway.core.amounts import show_duration
-from gateway.core.charts import Chart, bar_chart, largest_models, last_days, last_hours
+from gateway.core.account import (
+    Account,
+    HistoryCell,
+    KeyRecord,
+    Latencies,
+    LedgerPage,
+    ModelUse,
+    Position,
+    SummaryRow,
+    add_up,
+)
+from gateway.core.amounts import from_ms, show_duration
+from gateway.core.charts import Chart, Scale, bar_chart, largest_models, last_days, last_hours
 from gateway.core.moments import Moment, Text, moment, moment_ahead
+from gateway.core.prices import Prices, estimate, show_cost, show_unpriced
 from gateway.core.status import BudgetStatus, LimitsStatus
 from gateway.core.usage import CACHE_READS_PER_TOKEN
-from gateway.core.usage_tables import Table, show_count, show_latency, show_round
+from gateway.core.usage_tables import HISTORY_DAYS, Table, show_count, show_latency, show_round
 
 NEARLY_USED_UP_PERCENT = 80
 
@@ -23,6 +35,9 @@ CHARGE_RULE = (
     f" {CACHE_READS_PER_TOKEN} that are read from a cache, rounded up for each request: the ratio at which"
     " providers bill. Requests that were refused or that failed at the provider count nothing."
 )
+
+
+COST_RULE = "It is worked out from the counts at the administrator's prices; what the provider bills may differ."
 
 
 class Level(StrEnum):
@@ -91,6 +106,8 @@ class UsageView:
     charts: tuple[Chart, ...]
     totals: Table
     rule: str
+    cost: str
+    """Of the last days, in a sentence; '' = there are no prices."""
     histories: tuple[Table, ...]
     latencies: tuple[Fact, ...]
     refusals: Table
@@ -98,8 +115,10 @@ class UsageView:
     record: tuple[Table, ...]
 
 
-def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int, wall_ms: int) -> UsageView:
-    """`wall_ms` is the calendar's time, by which keys expire."""
+def usage_view(
+    account: Account, page: LedgerPage, *, ticket: str, now_ms: int, wall_ms: int, prices: Prices = ()
+) -> UsageView:
+    """`wall_ms` is the calendar's time, by which keys expire. Without `prices` no cost is told."""
     record, limits = account.record, account.limits
     has_expired = record.expires is not None and record.expires <= wall_ms
     notices = _notices(record, limits, now_ms, has_expired=has_expired)
@@ -120,10 +139,11 @@ def usage_view(account: Account, page: LedgerPage, *, ticket: str, now_ms: int, 
             account.running,
             "",
         ),
-        charts=_charts(account, now_ms),
+        charts=_charts(account, now_ms, prices),
         totals=tables.total_table(record),
         rule=CHARGE_RULE,
-        histories=tables.history_tables(account.history),
+        cost=_cost(account.history, prices),
+        histories=tables.history_tables(account.history, prices),
         latencies=_latency_facts(account.latencies),
         refusals=tables.refusal_table(record),
         requests=requests_view(page, ticket=ticket),
@@ -190,14 +210,34 @@ def _running_now(account: Account) -> str:
     return f"{running}. What each may use at most is held until it ends; then the rest comes back."
 
 
-def _charts(account: Account, now_ms: int) -> tuple[Chart, Chart]:
+def _cost(history: Sequence[HistoryCell], prices: Prices) -> str:
+    if not prices or not history:
+        return ""
+    cost = estimate(prices, ((cell.model, cell.usage) for cell in history))
+    dollars = "not known" if cost.dollars is None else show_cost(cost)
+    told = f"Estimated cost of the last {HISTORY_DAYS} days: {dollars}. {COST_RULE}"
+    return f"{told} “+” and “–” stand where a model has no price: {show_unpriced(cost)}." if cost.unpriced else told
+
+
+def _charts(account: Account, now_ms: int, prices: Prices) -> tuple[Chart, Chart]:
     """The last hours and the last days; a model looks the same in both."""
     days = [
         ModelUse(began=cell.day, model=cell.model, requests=cell.requests, charge=cell.charge)
         for cell in account.history
     ]
     models = largest_models(days)
-    return bar_chart(last_hours(now_ms), account.hours, models), bar_chart(last_days(now_ms), days, models)
+    scale = last_days(now_ms)
+    by_day = bar_chart(scale, days, models)
+    costs = tables.with_costs(by_day.table, _day_rows(scale, account.history), prices)
+    return bar_chart(last_hours(now_ms), account.hours, models), replace(by_day, table=costs)
+
+
+def _day_rows(scale: Scale, history: Sequence[HistoryCell]) -> list[SummaryRow]:
+    """Each day added up, called as in the chart."""
+    days: dict[int, list[HistoryCell]] = {}
+    for cell in history:
+        days.setdefault(cell.day, []).append(cell)
+    return [add_up(from_ms(day).strftime(scale.row_label), cells) for day, cells in days.items()]
 
 
 def _budget_card(budget: BudgetStatus, index: int, now_ms: int) -> BudgetCard:
