@@ -13,7 +13,7 @@ carries a promise:
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -160,6 +160,11 @@ async def require_undamaged(connection: aiosqlite.Connection, path: Path) -> Non
 async def schema_version(connection: aiosqlite.Connection) -> int:
     ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
     return int(version)
+
+
+async def at_once(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], None]) -> None:
+    """Do several statements in one turn of the connection's thread, where each turn costs more than a statement."""
+    await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]  # it has no public way
 
 
 @asynccontextmanager

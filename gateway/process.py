@@ -6,6 +6,7 @@ through logs.py, which writes names only, and of a crash they show files and lin
 """
 
 import ctypes
+import gc
 import os
 import re
 import resource
@@ -24,6 +25,9 @@ LEAKING_VARIABLES = {
     " read what was sent",
 }
 """Variables of the environment that write down what passes, or what opens it."""
+
+COLLECTED_AFTER = (50_000, 20, 100)
+"""So many new objects, collections of those, and collections of these, before the garbage collector looks again."""
 
 _PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
@@ -51,6 +55,14 @@ def raise_file_limit() -> None:
     """As many open files as the system lets us have: a stream needs two."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def settle_memory() -> None:
+    """What is there once the server has started stays, so the collector need not look through it again and again.
+    Young objects are looked at less often too: requests leave next to no cycles behind."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
 
 
 def refuse_leaking_environment(environment: Mapping[str, str]) -> None:

@@ -24,8 +24,6 @@ from gateway.ledger import Ledger
 CLIENT_LEFT = 499
 INTERNAL_ERROR = 500
 """What the ledger tells of requests that neither an upstream's status nor a `GatewayError` ended."""
-COMMIT_SECONDS = 10
-"""How long an answer waits for a disk that does not take its usage."""
 
 
 class Reservation:
@@ -176,10 +174,8 @@ class Reservation:
 
 
 async def _committed(commit: asyncio.Future[None]) -> None:
-    if commit.done():
-        return
-    try:
-        async with asyncio.timeout(COMMIT_SECONDS):
-            await commit
-    except TimeoutError:
-        raise Unavailable("Usage cannot be recorded just now.") from None
+    """Raises `Unavailable` where the ledger has given up."""
+    if not commit.done():
+        await commit
+    elif not commit.cancelled():
+        commit.result()

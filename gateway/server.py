@@ -90,6 +90,7 @@ async def _serve(settings: Settings, accesses: Sequence[Access], environment: Ma
         sys.stderr.write(f"opusmax: serving on {server.origin}\n")
         if server.metrics_url:
             sys.stderr.write(f"opusmax: figures at {server.metrics_url}\n")
+        process.settle_memory()
         _log.info(Event.SERVER_STARTED)
         manager.ready()
         async with background(_reload(server, reload, manager, environment)):

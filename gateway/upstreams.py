@@ -155,19 +155,16 @@ class Asking:
         self._upstreams = upstreams
         self._may_go_to = may_go_to
         self._attempts = attempts
-        self._request: Request | None = request
-        """Until it has been sent: its body is not kept any longer."""
+        self._request = request
         self._clock = clock
         self._sending: Sending | None = None
 
     async def __aenter__(self) -> Answer:
-        outcome: Answer | GatewayError = UpstreamUnreachable("Nobody was asked.")
-        while self._request is not None:
+        outcome = await self._try(self._request)
+        while self._goes_on(outcome):
+            await self.__aexit__(None, None, None)
             outcome = await self._try(self._request)
-            if self._goes_on(outcome):
-                await self.__aexit__(None, None, None)
-            else:
-                self._request = None
+        del self._request  # it has been sent, and its body is not kept any longer
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome

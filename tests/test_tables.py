@@ -43,6 +43,23 @@ def test_in_a_narrow_table_whole_columns_stay_whole_and_others_are_left_out() ->
     assert tables.render(columns, rows, width=20).splitlines()[1] == "a-long-na…        12"
 
 
+def test_a_column_is_left_out_before_two_texts_are_cut_to_the_same() -> None:
+    columns = (
+        tables.Column("model"),
+        tables.Column("input", is_number=True, leave_out=1),
+        tables.Column("cache write", is_number=True, leave_out=2),
+    )
+    alike = [["claude-sonnet-4-5-20250929", "1", "2"], ["claude-sonnet-4-5-20251015", "3", "4"]]
+    assert [line.split() for line in tables.render(columns, alike, width=40).splitlines()] == [
+        ["MODEL", "INPUT"],
+        ["claude-sonnet-4-5-20250929", "1"],
+        ["claude-sonnet-4-5-20251015", "3"],
+    ]
+    different = [["claude-sonnet-4-5-20250929", "1", "2"], ["claude-haiku-4-5-20251015", "3", "4"]]
+    assert tables.render(columns, different, width=40).splitlines()[0].endswith("INPUT  CACHE WRITE")
+    assert tables.width_of(tables.render(columns, alike, width=20)) <= 20
+
+
 def test_a_bar_is_as_long_as_its_part_and_what_is_not_nothing_is_seen() -> None:
     drawn = [tables.bar(part, 100, 10, has_blocks=True) for part in (0, 1, 5, 25, 100)]
     assert drawn == ["", "▏", "▌", "██▌", "█" * 10]

@@ -407,7 +407,8 @@ async def test_the_example_of_the_readme_does_what_it_looks_like(
     provider: Simulator, database: Database, alice: AliceKey, tmp_path: Path
 ) -> None:
     """Its addresses have another origin here, and its second credential another folder."""
-    [example] = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    written = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    [example] = [block for block in written if "[[upstream]]" in block]
     second = tmp_path / "second.key"
     second.write_text("in-a-file\n")
     tables = re.sub(r'"https?://[^/"]+', f'"{provider.origin}', example).replace(

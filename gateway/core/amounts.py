@@ -9,6 +9,7 @@ show_wait(7_800_000) == "2h 10m"
 import re
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
+from functools import lru_cache
 
 SECOND_MS = 1_000
 MINUTE_MS = 60 * SECOND_MS
@@ -117,7 +118,13 @@ def show_time(time_ms: int) -> str:
 
 def show_stamp(time_ms: int) -> str:
     """RFC 3339 with seconds, as protocols want it: `2026-09-21T14:13:20Z`."""
-    return f"{_in_calendar(time_ms).isoformat('T', 'seconds')}Z"
+    return _stamp(time_ms // SECOND_MS)
+
+
+@lru_cache(maxsize=256)
+def _stamp(time_seconds: int) -> str:
+    """Answers name the same seconds again and again."""
+    return f"{_in_calendar(time_seconds * SECOND_MS).isoformat('T', 'seconds')}Z"
 
 
 def from_ms(time_ms: int) -> datetime:

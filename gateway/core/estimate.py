@@ -170,6 +170,8 @@ def _blocks(content: msgspec.Raw) -> Iterator[Fields]:
 
 def _hosted_tools(fields: Fields) -> int:
     """How many tools the provider runs: what they read is input too."""
+    if "tools" not in fields and "mcp_servers" not in fields:
+        return 0
     try:
         servers = len(as_list(fields.get("mcp_servers", NULL)))
     except _NOT_AS_EXPECTED:

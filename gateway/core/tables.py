@@ -32,15 +32,16 @@ class Column:
 def render(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
     """The table, a line for its headings and one for each row; `width=None`: as wide as it needs to be.
 
-    In a table that is too wide the widest text columns are cut, ending in "…"; if that is not enough, columns are
-    left out.
+    In a table that is too wide the widest text columns are cut, ending in "…"; if that is not enough, or would make
+    two texts look the same, columns are left out.
     """
     lines = [[column.title.upper() for column in columns], *rows]
     widths = [max(map(_width_of, cells)) for cells in zip(*lines, strict=True)]
     if width is not None:
         widths = _narrowed(widths, columns, width)
         first = max(range(len(columns)), key=lambda place: columns[place].leave_out)
-        if _needed(widths) > width and columns[first].leave_out:
+        is_spoilt = _needed(widths) > width or _are_mixed_up(rows, widths)
+        if is_spoilt and columns[first].leave_out:
             kept = [place for place in range(len(columns)) if place != first]
             return render(
                 [columns[place] for place in kept], [[row[place] for place in kept] for row in rows], width=width
@@ -81,6 +82,15 @@ def _narrowed(widths: Sequence[int], columns: Sequence[Column], width: int) -> l
             break
         narrowed[widest] -= 1
     return narrowed
+
+
+def _are_mixed_up(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> bool:
+    """Whether two texts of a column, cut to its width, look the same: `gpt-5-mini-2…` could be either of two."""
+    columns = zip(*rows, strict=True)
+    return any(
+        len({_cut(text, width) for text in texts}) < len(texts)
+        for texts, width in zip(map(set, columns), widths, strict=False)
+    )
 
 
 def _needed(widths: Sequence[int]) -> int:
