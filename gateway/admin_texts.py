@@ -119,6 +119,7 @@ def paste_lines(origin: str, key_text: str) -> list[str]:
         "Claude Code:",
         f"  export ANTHROPIC_BASE_URL={origin}",
         f"  export ANTHROPIC_AUTH_TOKEN={key_text}",
+        "  export CLAUDE_CODE_USE_GATEWAY=1  # shows what is used of budgets for 5h and 7d",
         "Anthropic SDK for Python:",
         f'  client = anthropic.Anthropic(base_url="{origin}", api_key="{key_text}")',
         "OpenAI SDK for Python:",

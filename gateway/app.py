@@ -157,6 +157,7 @@ async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     await database.require_undamaged(writer, path)
     await _finish_erasure(writer, path)
     try:
+        await writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # of a crash, unless somebody reads just now
         if await ledger.settle_left_in_flight(writer):
             _log.warning(Event.REQUESTS_RECOVERED)
         clock = Clock(await ledger.newest_start(writer))

@@ -1,7 +1,7 @@
 """`check`: is the installation sound.
 
 Each thing that is looked at is a line; a fault tells what to do. What `serve` would refuse at its start is told in
-the same words. The looking itself is in checkup_settings.py, checkup_system.py and checkup_database.py.
+the same words. The looking itself is in the files checkup_*.py, by what is looked at.
 """
 
 from gateway.admin import Answer

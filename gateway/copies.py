@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiosqlite
 
-from gateway.database import SCHEMA_VERSION
+from gateway.database import SCHEMA_VERSION, beside
 
 COPY_DATABASE = "VACUUM INTO ?"
 
@@ -22,7 +22,7 @@ async def copy_database(connection: aiosqlite.Connection, target: Path) -> int:
 
 def before_upgrade(path: Path, version: int) -> Path:
     """Where the database stands as it was before it left a version of the schema."""
-    return path.with_name(f"{path.name}-schema-{version}")
+    return beside(path, f"-schema-{version}")
 
 
 def remove_those_of_upgrades(path: Path) -> None:

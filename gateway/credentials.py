@@ -104,9 +104,12 @@ def _file(name: str, environment: Mapping[str, str]) -> Path | None:
         return Path(name)
     if path := environment.get(f"{name}_FILE"):
         return Path(path)
-    folder = environment.get("CREDENTIALS_DIRECTORY")
-    if folder and (path_in_folder := Path(folder) / name).is_file():
-        return path_in_folder
+    if folder := environment.get("CREDENTIALS_DIRECTORY"):
+        granted = Path(folder) / name
+        try:
+            return granted if granted.is_file() else None
+        except OSError:
+            raise SettingsError("CREDENTIALS_DIRECTORY: that folder cannot be read") from None
     return None
 
 

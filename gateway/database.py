@@ -28,6 +28,9 @@ SELECT_VERSION_AND_TABLES = (
     "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)"
 )
 
+# Other programs number their schemas too.
+SELECT_OUR_TABLES = "SELECT name FROM sqlite_schema WHERE name IN ('key', 'secret', 'request')"
+
 _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": 2,
@@ -60,13 +63,17 @@ async def connect(path: Path) -> AsyncIterator[aiosqlite.Connection]:
 
 @asynccontextmanager
 async def connect_as_it_is(path: Path) -> AsyncIterator[aiosqlite.Connection]:
-    """The same whatever the schema, and without making one: for upgrades. Raises `DatabaseError`."""
+    """The same whatever the schema, and without making one: for upgrades. A file that is of no older schema of ours
+    is only read. Raises `DatabaseError`."""
     connection = await _open(path)
     try:
-        await _configure(connection)
+        if await is_older(connection):
+            await _configure(connection)
         yield connection
     except sqlite3.DatabaseError as error:
         raise unusable(path, error) from None
+    except UnicodeDecodeError:
+        raise DatabaseError(f"{path} is damaged: restore a backup") from None
     finally:
         await connection.close()
 
@@ -105,6 +112,12 @@ async def _prepare(connection: aiosqlite.Connection, path: Path) -> None:
         raise unusable(path, error) from None
     except UnicodeDecodeError:
         raise DatabaseError(f"{path} is damaged: restore a backup") from None
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file whose name continues that of the database: beside it, not beside a link to it, as SQLite does."""
+    file = path.resolve()
+    return file.with_name(file.name + suffix)
 
 
 def unusable(path: Path, error: Exception) -> DatabaseError:
@@ -157,6 +170,12 @@ async def require_undamaged(connection: aiosqlite.Connection, path: Path) -> Non
         raise DatabaseError(f"{path} is damaged ({result.splitlines()[0]}): restore a backup")
 
 
+async def is_older(connection: aiosqlite.Connection) -> bool:
+    """Whether the file is a database of an older OpusMax."""
+    version = await schema_version(connection)
+    return 0 < version < SCHEMA_VERSION and len(list(await connection.execute_fetchall(SELECT_OUR_TABLES))) == 3
+
+
 async def schema_version(connection: aiosqlite.Connection) -> int:
     ((version,),) = await connection.execute_fetchall("PRAGMA user_version")
     return int(version)
@@ -183,7 +202,7 @@ class FileLock:
     """A lock on a file beside the database, held until `release` or the end of the process."""
 
     def __init__(self, database: Path, purpose: str) -> None:
-        self._path = database.with_name(f"{database.name}-{purpose}.lock")
+        self._path = beside(database, f"-{purpose}.lock")
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import aiosqlite
 
-from gateway.batches import INSERT_ROW, Batch, Statements, fail
+from gateway.batches import COMPLETE_ROW, INSERT_ROW, Batch, Statements, fail
 from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.database import at_once, transaction
@@ -84,13 +84,13 @@ class Ledger:
 
     def open(self, row: LedgerRow) -> asyncio.Future[None]:
         """Record an admitted request. The future is done once a crash of this process cannot lose it; it fails with
-        `Unavailable` if the database takes other rows and not this one."""
+        `Unavailable` if the database takes other rows and not this one, or does not take it in time."""
         self._work.set()
         return self._due.opened.add(row)
 
     def settle(self, row: LedgerRow) -> asyncio.Future[None]:
         """Complete a request's row. The future is done once a power cut cannot lose it; it fails with `Unavailable`
-        if the disk does not take it in time, and then it is written later."""
+        if the disk does not take it in time, and then it is written later, or if the database refuses it."""
         self._work.set()
         return self._due.settled.add(row)
 
@@ -206,9 +206,10 @@ class Ledger:
                         await self._connection.execute(sql, row)
                     except (sqlite3.IntegrityError, OverflowError) as error:
                         _log.error(Event.LEDGER_ROW_REFUSED, exc_info=error)
-                        if sql == INSERT_ROW:
-                            self._refused.add(batch.opened.rows[number].key)
-                            fail(batch.opened.waiting[number][1], UNRECORDABLE)
+                        if sql in (INSERT_ROW, COMPLETE_ROW):
+                            refused = batch.opened if sql == INSERT_ROW else batch.settled
+                            self._refused.add(refused.rows[number].key)
+                            fail(refused.waiting[number][1], UNRECORDABLE)
 
     async def _look(self) -> None:
         """Follow what another process has changed. What fails is tried again at the next look, and until it works

@@ -21,6 +21,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -99,7 +100,8 @@ class _NamesOnly(logging.Handler):
             line += f" request={request}"
         if record.exc_info and record.exc_info[0] is not None:
             line += f" {record.exc_info[0].__name__}{_place(record.exc_info[2])}"
-        sys.stderr.write(line + "\n")
+        with suppress(OSError, ValueError):  # a full disk, or nobody reads: it stops nobody
+            sys.stderr.write(line + "\n")
 
 
 def _upstream_of(record: logging.LogRecord) -> str:

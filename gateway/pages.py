@@ -34,7 +34,7 @@ TEMPLATES = Path(__file__).parent.parent / "templates"
 STATIC_HEADERS = OWN_HEADERS | {"cache-control": "public, max-age=86400"}
 """Stylesheet and icon may be cached: their address changes with their content."""
 
-ROWS_PER_PAGE = 35
+ROWS_PER_PAGE = 25
 """The whole page stays small enough to be there at once on a slow line."""
 
 

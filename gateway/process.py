@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from gateway.core.errors import SettingsError
+from gateway.database import beside
 
 OLDEST_AIOHTTP = (3, 14, 4)
 """The first release without the advisories that matter to a proxy, as in requirements.in."""
@@ -91,7 +92,7 @@ def require_safe_aiohttp() -> None:
 
 def require_private_files(database: Path) -> None:
     """Raises `SettingsError` if others than its owner may read or change a file of the database."""
-    files = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    files = [beside(database, suffix) for suffix in ("", "-wal", "-shm")]
     open_to_others = [str(file) for file in files if file.exists() and file.stat().st_mode & _OPEN_TO_OTHERS]
     if open_to_others:
         raise SettingsError(

@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.database import beside
+
 SMALLEST_ROW_SEARCHED = 2**40
 """A smaller number turns up by chance; `keystore.new_key_row` gives larger ones."""
 BLOCK_BYTES = 2**20
@@ -36,7 +38,7 @@ def row_traces(row: int) -> list[bytes]:
 
 def search(path: Path, traces: list[bytes]) -> tuple[SearchedFile, ...]:
     """Look for all traces in all files of the database at `path`. Raises `OSError` if one cannot be read."""
-    files = (path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm"))
+    files = (beside(path, suffix) for suffix in ("", "-wal", "-shm"))
     return tuple(_search_file(file, traces) for file in files if file.exists())
 
 

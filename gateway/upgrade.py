@@ -17,9 +17,9 @@ STEPS = {
 async def upgrade(path: Path) -> bool:
     """Whether it was needed; all or nothing. Raises `DatabaseError`, or `OSError` if the copy cannot be written."""
     async with database.connect_as_it_is(path) as connection:
-        version = await database.schema_version(connection)
-        if not 0 < version < SCHEMA_VERSION:
+        if not await database.is_older(connection):
             return False
+        version = await database.schema_version(connection)
         await database.require_undamaged(connection, path)
         copy = copies.before_upgrade(path, version)
         copy.unlink(missing_ok=True)  # of a try that did not come to its end

@@ -160,6 +160,7 @@ class Asking:
         self._sending: Sending | None = None
 
     async def __aenter__(self) -> Answer:
+        self._attempts.begin(self._clock.now_ms())
         outcome = await self._try(self._request)
         while self._goes_on(outcome):
             await self.__aexit__(None, None, None)

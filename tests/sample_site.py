@@ -7,7 +7,7 @@ provider holds open.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import aiohttp
 import aiosqlite
 
-from gateway import database
+from gateway import database, server
 from gateway.core.account import request_columns
 from gateway.core.amounts import DAY_MS, HOUR_MS, MINUTE_MS
 from gateway.core.records import KeyRow, LedgerRow
+from gateway.core.settings import Settings
 from gateway.core.usage import NO_USAGE, Usage
+from gateway.credentials import open_upstreams
 from gateway.simulator import Script, Simulator
-from tests.harness import CREDENTIALS, OPERATOR_CREDENTIAL, Database, ask, now_ms, serving
+from tests.harness import CREDENTIALS, OPERATOR_CREDENTIAL, Database, ask, now_ms
 from tests.held_data import insert
 
 BUSY = "research-team"
@@ -42,6 +44,12 @@ MODELS = {
 STATUSES = {200: 94, 499: 3, 529: 2, 502: 1}
 FIVE_HOURS = 5 * HOUR_MS
 WEEK = 7 * DAY_MS
+PRICES = """
+[prices]
+"claude-*" = { input = 3, output = 15, cache_write = 3.75, cache_read = 0.3 }
+"gpt-*" = { input = 1.25, output = 10, cache_write = 0, cache_read = 0.125 }
+"""
+"""A configuration; one of the models has no price in it."""
 HOLDING = Script(stall_after_events=1)
 """The provider begins an answer and says nothing more."""
 
@@ -64,18 +72,24 @@ class Person:
 
 
 @asynccontextmanager
-async def sample_site(path: Path, *, in_flight: int = 2) -> AsyncIterator[SampleSite]:
+async def sample_site(path: Path, *, in_flight: int = 2, configuration: str = "") -> AsyncIterator[SampleSite]:
     """All keys with their history; so many requests of the busy one run as long as the site does."""
     keys = await _write_keys(path)
-    settings = {"contact": "ops@example.org", "drain_seconds": "1"}
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(Simulator(credentials={OPERATOR_CREDENTIAL}))
         provider.script = HOLDING
-        origin = await stack.enter_async_context(serving(provider, path, CREDENTIALS, **settings))
+        origin = await stack.enter_async_context(_serving(provider, path, configuration))
         client = await stack.enter_async_context(aiohttp.ClientSession(origin))
         for _ in range(in_flight):
             await stack.enter_async_context(_running(client, keys[BUSY]))
         yield SampleSite(origin, keys)
+
+
+def _serving(provider: Simulator, path: Path, configuration: str) -> AbstractAsyncContextManager[str]:
+    places = {"anthropic_url": provider.origin, "openai_url": provider.origin, "listen": "127.0.0.1:0"}
+    others = {"database": str(path), "contact": "ops@example.org", "drain_seconds": "1"}
+    settings = Settings.load(places | others, {}, configuration)
+    return server.listening(settings, open_upstreams(settings, CREDENTIALS))
 
 
 async def _write_keys(path: Path) -> dict[str, str]:

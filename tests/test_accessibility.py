@@ -9,13 +9,14 @@ from importlib.resources import files
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
 from tests.browser import ON_THE_BROWSERS_LOOP, Tab, browser, opened
-from tests.sample_site import BUSY, DISABLED, EMPTY, EXPIRED, USED_UP, SampleSite, sample_site
+from tests.sample_site import BUSY, DISABLED, EMPTY, EXPIRED, PRICES, USED_UP, SampleSite, sample_site
 
 __all__ = ["browser"]
 pytestmark = ON_THE_BROWSERS_LOOP
@@ -23,7 +24,7 @@ pytestmark = ON_THE_BROWSERS_LOOP
 AXE = "axe_playwright_python"
 """The package that brings axe-core along as a file."""
 MOST_BYTES = 60_000
-"""Of a page as it is sent."""
+"""Of a page and its stylesheet, as they are sent."""
 FITS = "() => document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 
 SCROLLS_OUT_OF_REACH = """() => [...document.querySelectorAll('main *')].filter(element =>
@@ -70,6 +71,13 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sample
         yield running
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def priced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SampleSite]:
+    """The same, where the operator has named prices."""
+    async with sample_site(tmp_path_factory.mktemp("priced") / "opusmax.db", configuration=PRICES) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def axe() -> str:
     """The source of axe-core."""
@@ -109,6 +117,20 @@ async def test_axe_objects_to_nothing_on_any_page_in_any_state(
             found = await objections(tab, axe)
             assert (found["violations"], found["unsure"]) == ([], []), state
             assert found["passes"] > 10, state
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS, ids=[f"{width} px, {scheme}" for width, scheme in SCREENS])
+async def test_axe_objects_to_nothing_where_there_are_prices(
+    browser: Browser, priced: SampleSite, axe: str, width: int, scheme: Any
+) -> None:
+    profile: dict[str, Any] = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    async with opened(browser, bypass_csp=True, **profile) as tab:
+        await show(tab, priced, BUSY)
+        assert "Estimated cost of the last 30 days: $" in await tab.page.inner_text("main")
+        found = await objections(tab, axe)
+        assert (found["violations"], found["unsure"]) == ([], [])
+        assert found["passes"] > 10
+        assert await tab.run(FITS)
 
 
 async def test_axe_would_object_to_a_picture_without_words_and_to_pale_text(
@@ -160,12 +182,24 @@ async def test_every_table_has_a_caption_and_headings_and_headings_come_in_order
             assert all(map(all, await tab.run(WHAT_TABLES_HAVE))), state
 
 
+async def bytes_sent(tab: Tab) -> int:
+    """Of the page that the tab shows, and of its stylesheet."""
+    style = await tab.page.get_attribute("link[rel=stylesheet]", "href")
+    addresses = (tab.page.url, urljoin(tab.page.url, style))
+    return sum([len(await (await tab.page.request.get(address)).body()) for address in addresses])
+
+
+async def test_a_page_with_prices_is_small(browser: Browser, priced: SampleSite) -> None:
+    async with opened(browser) as tab:
+        await show(tab, priced, BUSY)
+        assert await bytes_sent(tab) < MOST_BYTES
+
+
 async def test_a_page_is_small_and_needs_the_stylesheet_only(browser: Browser, site: SampleSite) -> None:
     async with opened(browser) as tab:
         for state in STATES:
             await show(tab, site, state)
-            answer = await tab.page.request.get(tab.page.url)
-            assert len(await answer.body()) < MOST_BYTES, state
+            assert await bytes_sent(tab) < MOST_BYTES, state
             asked = {address.partition("?")[0] for address in tab.addresses} - {f"{site.origin}/static/icon.svg"}
             assert (
                 asked - {f"{site.origin}{path}" for path in ("/", "/usage", "/privacy", "/static/style.css")}

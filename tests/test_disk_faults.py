@@ -178,7 +178,7 @@ async def come_through(
         refused=clients.count(503),
         answered=clients.count(200),
         pages=pages,
-        unrecorded=len(provider.messages()) - settled_rows(database),
+        unrecorded=len(provider.messages()) - sent_rows(database),
         whole_meanwhile=sum(ended_at < gone for ended_at in whole_at),
         whole_afterwards=sum(ended_at >= gone for ended_at in whole_at),
     )
@@ -194,9 +194,10 @@ async def look_at_pages(http: aiohttp.ClientSession, key: str) -> dict[str, int]
     return statuses
 
 
-def settled_rows(database: Database) -> int:
+def sent_rows(database: Database) -> int:
+    """The settled rows, but for those of requests that were admitted and given up before they were sent."""
     assert database.query("SELECT count(*) FROM request WHERE status IS NULL") == [(0,)]
-    [(rows,)] = database.query("SELECT count(*) FROM request")
+    [(rows,)] = database.query("SELECT count(*) FROM request WHERE status != 503 OR input + output > 0")
     return int(rows)
 
 

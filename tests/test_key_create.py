@@ -39,6 +39,7 @@ def test_create_prints_the_lines_to_paste_on_stderr(run: Run) -> None:
     made = run("key", "create", "alice", OPUSMAX_PUBLIC_URL="https://ai.example.com")
     assert "export ANTHROPIC_BASE_URL=https://ai.example.com\n" in made.err
     assert "export ANTHROPIC_AUTH_TOKEN=sk-ant-om1-" in made.err
+    assert "export CLAUDE_CODE_USE_GATEWAY=1 " in made.err
     assert 'anthropic.Anthropic(base_url="https://ai.example.com"' in made.err
     assert made.out.strip() not in made.err
 

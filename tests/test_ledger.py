@@ -53,6 +53,34 @@ def is_recordable(book: Ledger, key: KeyRow) -> bool:
     return True
 
 
+async def test_a_settlement_that_the_database_refuses_is_not_told_as_safe(database: Database) -> None:
+    _, key = await database.create_key()
+    async with open_ledger(database.path) as book:
+        await book.open(row(key.row, 1))
+        await book.open(row(key.row, 2))
+        refused = book.settle(row(key.row, 1, status=200, output=2**70))
+        taken = book.settle(row(key.row, 2, status=200, output=9))
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(refused, taken, return_exceptions=True)
+        assert [isinstance(outcome, Unavailable) for outcome in outcomes] == [True, False]
+        assert not is_recordable(book, key.row)
+    assert [kept.status for kept in database.rows(key)] == [None, 200]
+
+
+async def test_opened_rows_do_not_wait_for_settlements_that_fail(database: Database) -> None:
+    _, key = await database.create_key()
+    async with open_ledger(database.path) as book:
+        await book.open(row(key.row, 1))
+        with sqlite3.connect(database.path) as other:
+            other.execute("CREATE TRIGGER no BEFORE UPDATE ON request BEGIN SELECT RAISE(FAIL, 'no'); END")
+        other.close()
+        settled, opened = book.settle(row(key.row, 1, status=200)), book.open(row(key.row, 2))
+        async with asyncio.timeout(5):
+            await opened
+            await asyncio.wait([settled])
+    assert [kept.status for kept in database.rows(key)] == [None, None]
+
+
 async def test_a_row_that_cannot_be_written_does_not_take_the_others_with_it(database: Database) -> None:
     _, key = await database.create_key()
     async with open_ledger(database.path) as book:

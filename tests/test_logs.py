@@ -1,10 +1,15 @@
 """The log holds names of things and never what was in them, however it is reached."""
 
+import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from gateway import logs
+from gateway.logs import Event
 
 ROOT = Path(__file__).parent.parent
 CANARY = "canary-in-a-log-51e0"
@@ -131,3 +136,15 @@ def outcome(way: str) -> tuple[str, str]:
         [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     return child.stdout, child.stderr
+
+
+class NobodyReads(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_line_that_cannot_be_written_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.LogRecord("opusmax", logging.WARNING, "", 0, Event.LEDGER_FAILING, None, None)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", NobodyReads())
+        logs._NamesOnly().emit(record)

@@ -169,11 +169,11 @@ async def test_links_lead_to_older_requests_by_a_ticket_and_back(site: Site, cli
     _, page = await post_key(client, typed)
     status, older = await get(client, link(page, "/usage?ticket="))
     assert status == 200
-    assert "<td>model-000</td>" in page
-    assert f"<td>model-{ROWS_PER_PAGE:03}</td>" not in page
-    assert re.findall(r"<td>(model-\d+)</td>", older) == [f"model-{ROWS_PER_PAGE:03}"]
+    assert ">model-000</td>" in page
+    assert f">model-{ROWS_PER_PAGE:03}</td>" not in page
+    assert re.findall(r">(model-\d+)</td>", older) == [f"model-{ROWS_PER_PAGE:03}"]
     status, back = await get(client, link(older, "/usage?ticket="))
-    assert (status, "<td>model-000</td>" in back) == (200, True)
+    assert (status, ">model-000</td>" in back) == (200, True)
 
 
 async def test_a_view_ends_after_15_minutes(site: Site, client: Client) -> None:
@@ -292,6 +292,7 @@ async def test_no_key_sees_a_row_of_another(site: Site, client: Client) -> None:
 async def test_the_landing_page_names_its_own_address(site: Site, client: Client) -> None:
     _, page = await get(client, "/")
     assert f"ANTHROPIC_BASE_URL=http://127.0.0.1:{client.port}" in page
+    assert "CLAUDE_CODE_USE_GATEWAY=1" in page
     site.public_url = "https://configured.example.org"
     _, page = await get(client, "/", Host="llm.example.org")
     assert "ANTHROPIC_BASE_URL=https://configured.example.org" in page

@@ -225,7 +225,7 @@ async def test_downloads_are_inert_in_a_spreadsheet_and_exact_as_json(browser: B
     rows = list(csv.DictReader(io.StringIO(table, newline="")))
     assert [row["model"] for row in rows][: len(FORMULAS)] == [f"'{formula}" for formula in FORMULAS]
     assert [request["model"] for request in data["requests"]][: len(models)] == list(models)
-    assert len(rows) == len(data["requests"]) == ROWS_PER_PAGE + len(models)
+    assert len(rows) == len(data["requests"]) == max(ROWS_PER_PAGE, len(models)) + len(models)
     assert {len(row) for row in csv.reader(io.StringIO(table, newline=""))} == {len(REQUEST_COLUMNS)}
     assert (data["key"]["name"], data["key"]["models"]) == ("=name", "=name")
 

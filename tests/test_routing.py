@@ -50,7 +50,9 @@ def place(candidate: Candidate) -> tuple[int, int]:
 
 def asked(router: Router, model: str = "m", now_ms: int = NOW) -> tuple[int, int]:
     """Whom the next request goes to."""
-    return place(router.attempts(OPENAI, model, now_ms).current)
+    attempts = router.attempts(OPENAI, model, now_ms)
+    attempts.begin(now_ms)
+    return place(attempts.current)
 
 
 def walk(attempts: Attempts, trouble: Trouble, now_ms: int = NOW) -> list[tuple[int, int]]:
@@ -303,7 +305,9 @@ def test_after_the_rest_one_request_tries_for_all() -> None:
     router = Router([access("dead", credentials=2), access("spare")])
     router.attempts(OPENAI, "m", NOW).note(UNREACHABLE, NOW)
     later = NOW + UNREACHABLE_REST_MS
+    router.attempts(OPENAI, "m", later)  # refused by a limit: it was never sent
     trying = router.attempts(OPENAI, "m", later)
+    trying.begin(later)
     assert trying.current.upstream == 0
     assert {asked(router, model, later + UNREACHABLE_REST_MS - 1) for model in "mno"} == {(1, 0)}
     trying.note(None, later + 500)

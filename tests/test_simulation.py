@@ -54,6 +54,11 @@ def test_requests_that_run_side_by_side_meet_the_limit_of_concurrency() -> None:
     assert replayed(past, concurrency=3).refused == ()
 
 
+def test_requests_that_are_alike_in_everything_are_each_seen() -> None:
+    outcome = replayed([(TEN, 5_000, 7)] * 3 + [(TEN + 6_000, 1, 7)], concurrency=2)
+    assert (outcome.requests, outcome.refused_requests, outcome.at_once.amount) == (4, 1, 3)
+
+
 def test_paces_refuse_and_tell_their_worst_hour() -> None:
     quiet = [(TEN + second * 1_000, 10, 100) for second in range(3)]
     busy = [(TEN + 2 * HOUR_MS + second * 1_000, 10, 100) for second in range(9)]

@@ -40,6 +40,10 @@ def columns(path: Path) -> list[tuple[object, ...]]:
     return sorted(described, key=str) + sorted(others, key=str)
 
 
+def files_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
 def test_there_is_a_schema_and_a_step_for_each_older_version() -> None:
     assert sorted(upgrade.STEPS) == OLD_VERSIONS == list(range(1, SCHEMA_VERSION))
 
@@ -88,6 +92,36 @@ async def test_deleting_a_key_removes_the_copy_that_still_has_it(tmp_path: Path)
         (key,) = (await keystore.read_directory(connection)).keys.values()
         await erasure.erase_key(connection, path, key, now_ms())
     assert not copies.before_upgrade(path, 1).exists()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+async def test_a_file_of_another_program_is_left_as_it_is(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(f"CREATE TABLE theirs (x); PRAGMA user_version = {version};")
+    before = path.read_bytes()
+    assert not await upgrade.upgrade(path)
+    assert path.read_bytes() == before
+    assert files_in(tmp_path) == ["theirs.db"]
+
+
+async def test_what_stands_beside_a_database_stands_beside_it_and_not_beside_a_link_to_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    path, link = tmp_path / "real" / "opusmax.db", tmp_path / "link.db"
+    make(path, (SCHEMAS / "1.sql").read_text(), ROWS)
+    link.symlink_to(path)
+    await upgrade.upgrade(link)
+    assert copies.before_upgrade(path, 1).exists()
+    lock = database.FileLock(path, "server")
+    assert lock.acquire()
+    assert not database.FileLock(link, "server").acquire()
+    lock.release()
+    async with database.connect(link) as connection:
+        (key,) = (await keystore.read_directory(connection)).keys.values()
+        report = await erasure.erase_key(connection, link, key, now_ms())
+    assert not copies.before_upgrade(path, 1).exists()
+    assert {file.name for file in report.files} >= {"opusmax.db", "opusmax.db-wal"}
+    assert files_in(tmp_path) == ["link.db", "real"]
 
 
 async def test_commands_leave_the_upgrade_to_the_server(tmp_path: Path) -> None:

@@ -109,7 +109,6 @@ class Attempts:
 
     def __init__(self, route: _Route, now_ms: int) -> None:
         self.current = route.first(now_ms)
-        self.current.origin.send(now_ms)
         self._route = route
         self._turn = route.turn
         self._asked: list[Candidate] = []
@@ -119,6 +118,10 @@ class Attempts:
     def is_lone(self) -> bool:
         """There is nobody else to ask, so the request's body is not needed once it has been sent."""
         return self._route.is_lone
+
+    def begin(self, now_ms: int) -> None:
+        """The request is sent now. Not before: who is refused by a limit must not use up the try of an upstream."""
+        self.current.origin.send(now_ms)
 
     def note(self, trouble: Trouble | None, now_ms: int, rest_ms: int | None = None) -> bool:
         """Remember what an answer says of the current credential and its upstream; `None`: no trouble.

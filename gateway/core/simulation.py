@@ -75,7 +75,6 @@ class Replay:
         "_refused_charge",
         "_requests",
         "_running",
-        "_seen",
         "_since_ms",
         "_tallies",
     )
@@ -92,19 +91,18 @@ class Replay:
         self._peaks = Peaks(_windows(key), since_ms)
         self._since_ms = since_ms
         self._least_hold = least_hold
-        self._running: list[tuple[int, int, int, int, Hold]] = []
-        """Heap: when it ends, which one it is, when it started, what it will count, what it holds."""
-        self._seen = self._requests = self._charge = self._refused_charge = 0
+        self._running: list[tuple[int, int, int, Hold]] = []
+        """Heap: when it ends, when it started, what it will count, what it holds: alike for those alike so far."""
+        self._requests = self._charge = self._refused_charge = 0
         self._tallies: dict[tuple[Refusal, Budget | None], _Tally] = {}
 
     def see(self, started_ms: int, ended_ms: int, charge: int) -> None:
         """The next request: when it started and ended, and what it counted for in the end."""
         self._settle_until(started_ms)
-        self._seen += 1
         hold = Hold(input=max(charge, self._least_hold), output=0)
         denial = self._limits.admit(hold, started_ms)
         if denial is None:
-            heappush(self._running, (ended_ms, self._seen, started_ms, charge, hold))
+            heappush(self._running, (ended_ms, started_ms, charge, hold))
         self._peaks.see(started_ms, ended_ms, charge)
         if started_ms >= self._since_ms:
             self._count(started_ms, charge, denial)
@@ -127,7 +125,7 @@ class Replay:
     def _settle_until(self, now_ms: int) -> None:
         running = self._running
         while running and running[0][0] <= now_ms:
-            ended_ms, _, started_ms, charge, hold = heappop(running)
+            ended_ms, started_ms, charge, hold = heappop(running)
             self._limits.settle(hold, started_ms, charge, ended_ms)
 
     def _count(self, started_ms: int, charge: int, denial: Denial | None) -> None:
