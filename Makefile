@@ -11,8 +11,9 @@ demo: .venv/ready
 run: .venv/ready
 	@exec $(BIN)/python opusmax.py serve
 
+# File by file on all cores.
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check
