@@ -23,10 +23,10 @@ SELECT_SLOTS = f"""
     GROUP BY slot
     ORDER BY slot
 """  # noqa: S608 - constants only
-# By key, because that is how the ledger is ordered: the other rows are not read.
+# By key (CROSS JOIN fixes the order), because the ledger is ordered so: older rows are not read.
 SELECT_SHARED_SLOTS = f"""
     SELECT started / {SLOT_MS} AS slot, sum({_CHARGE})
-    FROM key JOIN request ON request.key = key.id
+    FROM key CROSS JOIN request ON request.key = key.id
     WHERE started >= ?1 AND status IS NOT NULL AND (?2 = '{INSTANCE}' OR upstream = ?2)
     GROUP BY slot
     ORDER BY slot
@@ -39,9 +39,10 @@ SELECT_CHARGES = f"""
     WHERE key = ? AND started >= ? AND status IS NOT NULL
     ORDER BY settled
 """  # noqa: S608 - constants only
+# The planner would read all requests of the key.
 SELECT_IN_FLIGHT = f"""
     SELECT count(*), ifnull(sum({_CHARGE}), 0)
-    FROM request
+    FROM request INDEXED BY request_in_flight
     WHERE key = ? AND status IS NULL
 """  # noqa: S608 - constants only
 

@@ -124,9 +124,10 @@ SELECT key, started, sequence, model, status, latency, input, output, cache_writ
  LIMIT ?
 """
 
+# The planner would read all requests of the key.
 SELECT_RUNNING = """
 SELECT key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated, upstream
-  FROM request
+  FROM request INDEXED BY request_in_flight
  WHERE key = ?
    AND status IS NULL
  ORDER BY started DESC, sequence DESC

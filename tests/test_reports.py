@@ -7,6 +7,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from gateway import history, reports
 from gateway.core.account import ModelTotal, Position
 from gateway.core.amounts import DAY_MS, HOUR_MS
 from gateway.core.records import Budget, KeyRow, LedgerRow
@@ -267,3 +268,19 @@ async def test_a_summary_seeks_in_the_ledger_and_never_scans_it(
     bound = {"by": "day", "key": key if key_given else None, "since": 0}
     plan = await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {SUMMARISE_HOURS}", bound)
     assert any("SEARCH usage_by_hour USING PRIMARY KEY (key=? AND hour>?)" in row[3] for row in plan)
+
+
+@pytest.mark.parametrize(
+    ("statement", "bound", "wanted"),
+    [
+        (reports.SELECT_RUNNING, (1, 20), "INDEX request_in_flight (key=?)"),
+        (history.SELECT_IN_FLIGHT, (1,), "INDEX request_in_flight (key=?)"),
+        (history.SELECT_SHARED_SLOTS, (1, ""), "PRIMARY KEY (key=? AND started>?)"),
+        (history.SELECT_SLOTS, (1, 1), "PRIMARY KEY (key=? AND started>?)"),
+    ],
+)
+async def test_what_is_asked_often_reads_no_more_of_the_ledger_than_it_needs(
+    connection: aiosqlite.Connection, statement: str, bound: tuple[object, ...], wanted: str
+) -> None:
+    plan = [row[3] for row in await connection.execute_fetchall(f"EXPLAIN QUERY PLAN {statement}", bound)]
+    assert f"SEARCH request USING {wanted}" in plan
