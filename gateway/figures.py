@@ -19,10 +19,10 @@ from gateway.core.usage import Usage
 from gateway.core.wire import MODEL_PLACE, Endpoint
 from gateway.dispatch import Handler
 from gateway.ledger import Ledger
+from gateway.reservation import CLIENT_LEFT
 
 OTHER = "other"
 """Pages, probes, and whatever is not served."""
-CLIENT_LEFT = 499
 KINDS = tuple(field.name for field in fields(Usage))
 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
