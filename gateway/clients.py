@@ -248,6 +248,11 @@ class ClientConnection(web.RequestHandler):
         else:
             super().data_received(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for this at the end of each body, and parses nothing once more; most were never paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._unread_since = self._loop.time()

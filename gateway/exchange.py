@@ -153,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
             self._parser.feed_data(_RECEIVED[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.close()
+        self._answer.deliver()
         if self._overhead_bytes > MAX_HEADER_BYTES:
             self.close()
         elif self._buffered_bytes > READ_BUFFER_BYTES and self.is_open:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from gateway import passage
 from gateway.admission import Admission
 from gateway.auth import Authenticator
 from gateway.core import listing, wire
@@ -14,8 +15,8 @@ from gateway.core.records import Key
 from gateway.core.settings import Settings
 from gateway.core.wire import Endpoint
 from gateway.intake import parse, read_body
-from gateway.relay import copy_head, write
-from gateway.responses import OWN_HEADERS, whole_or_broken
+from gateway.responses import OWN_HEADERS
+from gateway.streamed import StreamedResponse
 from gateway.upstream import Answer
 from gateway.upstreams import Request, Upstreams
 
@@ -93,11 +94,10 @@ def _own_answer(body: bytes) -> web.Response:
 
 async def _pass_on(request: web.BaseRequest, answer: Answer) -> web.StreamResponse:
     """Pass on an answer that costs nothing."""
-    response = web.StreamResponse()
-    with whole_or_broken(request, response):
-        copy_head(answer, response, {})
-        await response.prepare(request)
+    with StreamedResponse(request) as response:
+        passage.begin(response, answer, {})
         async for chunk in answer.chunks():
-            await write(response, chunk)
+            response.send(chunk)
+            await response.drain()
         await response.write_eof()
     return response

@@ -6,7 +6,7 @@ that lead on from a key's page carry a view ticket (core/tickets.py). Every temp
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +27,8 @@ from gateway.core.status import LimitsStatus
 from gateway.core.tickets import Tickets, View
 from gateway.dispatch import Routes
 from gateway.forms import check_address, header_key, read_typed_key
-from gateway.responses import OWN_HEADERS, whole_or_broken
+from gateway.responses import OWN_HEADERS
+from gateway.streamed import StreamedResponse
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -226,13 +227,12 @@ async def _send_file(
     request: web.BaseRequest, name: str, content_type: str, pieces: AsyncIterator[bytes]
 ) -> web.StreamResponse:
     """Sends the pieces as they are made; a reader who goes away ends it."""
-    response = web.StreamResponse(headers=OWN_HEADERS)
-    response.headers["Content-Type"] = content_type
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    with suppress(ConnectionResetError), whole_or_broken(request, response):
-        await response.prepare(request)
+    about = {"content-type": content_type, "content-disposition": f'attachment; filename="{name}"'}
+    with StreamedResponse(request) as response:
+        response.begin(HTTPStatus.OK, (OWN_HEADERS | about).items())
         async for piece in pieces:
-            await response.write(piece)
+            response.send(piece)
+            await response.drain()
         await response.write_eof()
     return response
 

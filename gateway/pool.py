@@ -34,13 +34,17 @@ class Pool:
         self._connecting: set[asyncio.Task[Connection]] = set()
         self._is_closed = False
 
-    async def take(self) -> Connection:
-        """A connection for one exchange. Raises `UpstreamUnreachable`; nothing has been sent then."""
+    def take(self) -> Connection | None:
+        """An idle connection for one exchange, if there is one."""
         while self._idle:
             connection, _ = self._idle.popitem()
             if connection.is_quiet():
                 return connection
             connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection for one exchange. Raises `UpstreamUnreachable`; nothing has been sent then."""
         connecting = asyncio.create_task(self._connect())
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connecting.discard)

@@ -3,8 +3,6 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from aiohttp import web
@@ -55,18 +53,7 @@ def _render(error: GatewayError, protocol: Protocol) -> ErrorAnswer:
     return replace(answer, headers=OWN_HEADERS | answer.headers)
 
 
-@contextmanager
-def whole_or_broken(request: web.BaseRequest, response: web.StreamResponse) -> Iterator[None]:
-    """Once the head of an answer is out, a failure can only be shown by breaking the connection."""
-    try:
-        yield
-    except BaseException:
-        if response.prepared:
-            _break_connection(request)
-        raise
-
-
-def _break_connection(request: web.BaseRequest) -> None:
+def break_connection(request: web.BaseRequest) -> None:
     """Let the client see that the answer is not whole.
 
     With chunks or a length, a close that comes too early shows. An HTTP/1.0 client takes any close for the end, so

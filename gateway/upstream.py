@@ -40,9 +40,9 @@ _OWN_HEADERS = {
     Protocol.OPENAI: (("accept-encoding", "identity"),),
 }
 _LIST_QUERY = {Protocol.ANTHROPIC: f"limit={MAX_LISTED_MODELS}", Protocol.OPENAI: ""}
-_HEADER_NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
 _TARGET = re.compile(r"/[!-~]*", re.ASCII)
-_LINE_BREAKERS = re.compile(r"[\r\n\0]")
+_FIELDS = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*\r\n)+", re.ASCII)
+"""Lines of a head: names of the characters of RFC 9110, 5.1, and values that do not end the line."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -123,17 +123,17 @@ class Upstream:
         return ((name, f"Bearer {credential}" if name == "authorization" else credential),)
 
     async def _check(self, answer: Answer) -> None:
-        """Some answers must not reach the client: they speak to the operator, or lead elsewhere."""
+        """Some answers that are none must not reach the client: they speak to the operator, or lead elsewhere."""
         if answer.status == 401:
             raise UpstreamCredentialRefused(
                 "The provider did not accept this server's own credential. Your API key is not the cause;"
                 " the administrator needs to look at it."
             )
-        if not 200 <= answer.status < 300 and not 400 <= answer.status < 600:
+        if not 400 <= answer.status < 600:
             not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
             raise report(Event.UPSTREAM_REDIRECTED, self.settings.name, not_passed)
-        if answer.status >= 400:  # an error may repeat what it was asked with; a proxy that is set up wrongly does
-            await answer.withhold(self._secrets)
+        # An error may repeat what it was asked with; a proxy that is set up wrongly does.
+        await answer.withhold(self._secrets)
 
 
 class Sending:
@@ -148,7 +148,7 @@ class Sending:
         *,
         may_repeat: bool,
     ) -> None:
-        """`check` raises a `GatewayError` for an answer that must not be passed on. `may_repeat`: it costs nothing
+        """`check` raises a `GatewayError` for an error that must not be passed on. `may_repeat`: it costs nothing
         and changes nothing, so it may be sent once more where no answer came."""
         self._pool = pool
         self._check = check
@@ -165,14 +165,15 @@ class Sending:
                 raise
             answer = await self._exchange()
         try:
-            await self._check(answer)
+            if not 200 <= answer.status < 300:
+                await self._check(answer)
         except BaseException:
             self._close()
             raise
         return answer
 
     async def _exchange(self) -> Answer:
-        self._connection = await self._pool.take()
+        self._connection = self._pool.take() or await self._pool.connect()
         body, self._body = self._body, b""  # a body is not kept beyond its sending
         try:
             return await self._connection.ask(self._head, body)
@@ -196,10 +197,8 @@ def _request_head(method: str, target: str, headers: Headers) -> bytes:
 
     Bytes beyond ASCII leave as they came to the server, which reads header values in the same way.
     """
-    names = [name for name, _ in headers]
-    values = "".join([value for _, value in headers])
-    are_names = all(names) and _HEADER_NAMES.fullmatch("".join(names))
-    if not are_names or _LINE_BREAKERS.search(values) or not _TARGET.fullmatch(target):
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    are_fields = _FIELDS.fullmatch(fields) and fields.count("\n") == len(headers)
+    if not are_fields or not _TARGET.fullmatch(target):
         raise BadRequest("A header has a form that cannot be passed on.")
-    lines = [f"{method} {target} HTTP/1.1", *[f"{name}: {value}" for name, value in headers], "\r\n"]
-    return "\r\n".join(lines).encode("utf-8", "surrogateescape")
+    return f"{method} {target} HTTP/1.1\r\n{fields}\r\n".encode("utf-8", "surrogateescape")
