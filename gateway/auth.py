@@ -1,17 +1,19 @@
 """Who is calling: the key out of the headers, its secret proven, its record found.
 
-A key is proven once with argon2id, which is slow on purpose, on a thread of its own. From then on its keyed digest
-(HMAC-SHA256 under a random pepper of this process) stands for the proof. Disabling, expiry and deletion are looked
-at on every request. Whatever goes wrong here is a refusal.
+A key is proven once with argon2id, which is slow on purpose, on a thread of its own. From then on the keyed digest
+of its text (BLAKE2b under a random pepper of this process) stands for the proof: a request that carries it, and no
+other credential, needs no look at its form. Disabling, expiry and deletion are looked at on every request. Whatever
+goes wrong here is a refusal.
 """
 
 import asyncio
 import hashlib
-import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+from multidict import MultiMapping, istr
 
 from gateway.clock import Clock
 from gateway.core import amounts, keys
@@ -30,6 +32,10 @@ MAX_WAITING_PAGE_KEYS = 2
 MAX_REMEMBERED_FAILURES = 1_024
 """Wrong secrets that are known to be wrong: a client that loops with an old key costs one proof."""
 BUSY_RETRY_SECONDS = 2
+_DIGEST_BYTES = 32
+
+_API_KEY_HEADER = istr("x-api-key")
+_AUTHORIZATION_HEADER = istr("authorization")
 
 
 class Authenticator:
@@ -42,24 +48,31 @@ class Authenticator:
         self._signpost = signpost
         self._count_refusal = count_refusal
         self._pepper = secrets.token_bytes(32)
-        self._proven: dict[bytes, str] = {}
-        """Digest of a proven key -> its key id."""
+        self._proven: dict[bytes, Secret] = {}
+        """Digest of a proven key -> its secret in the directory."""
         self._failed: OrderedDict[bytes, None] = OrderedDict()
         self._proving: dict[bytes, asyncio.Future[bool]] = {}
         self._thread = ThreadPoolExecutor(1, "argon2", initializer=step_back)
 
     def replace(self, directory: Directory) -> None:
         """Put a new set of keys in force."""
-        unchanged = {
-            key_id for key_id, secret in directory.secrets.items() if self.directory.secrets.get(key_id) == secret
-        }
+        before = self.directory.secrets
+        unchanged = {key_id: secret for key_id, secret in directory.secrets.items() if before.get(key_id) == secret}
         self.directory = directory
-        self._proven = {digest: key_id for digest, key_id in self._proven.items() if key_id in unchanged}
+        self._proven = {
+            digest: unchanged[secret.key_id]
+            for digest, secret in self._proven.items()
+            if secret.key_id in unchanged
+        }
         self._failed.clear()
 
-    async def authenticate(self, headers: Iterable[tuple[str, str]]) -> Key:
+    async def authenticate(self, headers: MultiMapping[str]) -> Key:
         """The key that a request carries, fit for use. Raises `InvalidKey` or `LimitExceeded`."""
-        key = await self._prove(self._single_key(headers), MAX_WAITING_KEYS)
+        credentials = _credentials(headers)
+        secret = self._proven.get(self._digest(credentials[0])) if len(credentials) == 1 else None
+        if secret is None:
+            secret = await self._prove(self._single_key(credentials), MAX_WAITING_KEYS)
+        key = self._key_of(secret)
         self._check_usable(key)
         return key
 
@@ -73,20 +86,17 @@ class Authenticator:
 
     async def authenticate_owner(self, text: str) -> Key:
         """The key that somebody typed to see its usage, even if it is disabled or expired."""
-        return await self._prove(self._well_formed(text), MAX_WAITING_PAGE_KEYS)
+        return self._key_of(await self._prove(self._well_formed(text), MAX_WAITING_PAGE_KEYS))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _single_key(self, headers: Iterable[tuple[str, str]]) -> ApiKey:
-        """Either header will do. Some clients send both, one of them with another service's credential."""
-        credentials = [credential for credential in map(_credential, headers) if credential]
+    def _single_key(self, credentials: Sequence[str]) -> ApiKey:
+        """Some clients send two credentials, one of them another service's."""
         found = {key for credential in credentials if (key := keys.parse(credential)) is not None}
         if len(found) > 1:
             raise InvalidKey("Two different API keys were sent; send one.")
-        if not found:
-            return self._well_formed(credentials[0] if credentials else "")
-        return found.pop()
+        return found.pop() if found else self._well_formed(credentials[0] if credentials else "")
 
     def _well_formed(self, text: str) -> ApiKey:
         key = keys.parse(text.strip(" \t"))
@@ -95,21 +105,29 @@ class Authenticator:
             raise InvalidKey(f"{what}: a key starts with {keys.PREFIX}. Ask {self._signpost.whom_to_ask} for one.")
         return key
 
-    async def _prove(self, api_key: ApiKey, max_waiting: int) -> Key:
+    async def _prove(self, api_key: ApiKey, max_waiting: int) -> Secret:
+        """The secret of the directory that a key spells."""
         secret = self.directory.secrets.get(api_key.key_id)
         if secret is None:
             raise self._unknown_key()
-        digest = hmac.digest(self._pepper, api_key.text.encode("ascii"), hashlib.sha256)
-        if self._proven.get(digest) != secret.key_id and not await self._verify(
-            digest, secret, api_key, max_waiting
-        ):
+        digest = self._digest(api_key.text)
+        if digest not in self._proven and not await self._verify(digest, secret, api_key, max_waiting):
             raise self._unknown_key()
-        secret = self.directory.secrets.get(api_key.key_id)  # it may have gone while the proof ran
-        if secret is None:
+        known = self.directory.secrets.get(api_key.key_id)
+        if known is None or known.hash != secret.hash:  # it may have gone while the proof ran
             raise self._unknown_key()
+        return known
+
+    def _key_of(self, secret: Secret) -> Key:
+        """The key that a proven secret is good for, until it expires."""
         if secret.expires is not None and secret.expires <= self._clock.wall_ms():
             raise InvalidKey(f"This API key was replaced by a new one. Ask {self._signpost.whom_to_ask} for it.")
         return self.directory.keys[secret.key]
+
+    def _digest(self, credential: str) -> bytes:
+        """What stands for a credential, whatever was sent as one: nobody can find another text with the same."""
+        text = credential.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, key=self._pepper, digest_size=_DIGEST_BYTES).digest()
 
     async def _verify(self, digest: bytes, secret: Secret, api_key: ApiKey, max_waiting: int) -> bool:
         """Prove a key, once however many requests wait for the same one."""
@@ -125,15 +143,16 @@ class Authenticator:
             loop = asyncio.get_running_loop()
             proof = loop.run_in_executor(self._thread, verify_secret, secret.hash, api_key.secret)
             self._proving[digest] = proof
-            proof.add_done_callback(lambda done: self._remember(digest, secret.key_id, done))
+            proof.add_done_callback(lambda done: self._remember(digest, secret, done))
         return await asyncio.shield(proof)
 
-    def _remember(self, digest: bytes, key_id: str, proof: asyncio.Future[bool]) -> None:
+    def _remember(self, digest: bytes, secret: Secret, proof: asyncio.Future[bool]) -> None:
         del self._proving[digest]
         if proof.cancelled() or proof.exception() is not None:
             return
         if proof.result():
-            self._proven[digest] = key_id
+            if self.directory.secrets.get(secret.key_id) == secret:  # else it went or changed while the proof ran
+                self._proven[digest] = secret
         else:
             self._failed[digest] = None
             if len(self._failed) > MAX_REMEMBERED_FAILURES:
@@ -153,10 +172,14 @@ class Authenticator:
         return InvalidKey(f"This API key is not known here. Ask {self._signpost.whom_to_ask}.")
 
 
-def _credential(header: tuple[str, str]) -> str:
-    """The credential that a header carries; '' for any other header."""
-    name, value = header[0].lower(), header[1]
-    if name == "x-api-key":
-        return value
-    scheme, _, credential = value.partition(" ")
-    return credential if name == "authorization" and scheme.lower() == "bearer" else ""
+def _credentials(headers: MultiMapping[str]) -> list[str]:
+    """What a request carries in the headers that are for it."""
+    bearers = map(_bearer, headers.getall(_AUTHORIZATION_HEADER, ()))
+    return [credential for credential in (*headers.getall(_API_KEY_HEADER, ()), *bearers) if credential]
+
+
+def _bearer(authorization: str) -> str:
+    """A credential of the scheme that API keys come with; '' for any other. One space or several stand between the
+    scheme and its credential (RFC 9110, 11.4)."""
+    scheme, _, credential = authorization.partition(" ")
+    return credential.strip(" \t") if scheme.lower() == "bearer" else ""

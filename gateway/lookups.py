@@ -70,7 +70,7 @@ class Lookups:
         return await self._relay(request, form, model_id, sent)
 
     async def _admit(self, request: web.BaseRequest) -> Key:
-        key = await self._authenticator.authenticate(request.headers.items())
+        key = await self._authenticator.authenticate(request.headers)
         self._admission.pace_lookup(key)
         return key
 

@@ -130,6 +130,23 @@ def test_a_type_spelled_with_escapes_is_seen_all_the_same() -> None:
     assert estimate(body) == as_text(body, hidden=HIDDEN) + UNBOUNDED
 
 
+@pytest.mark.parametrize("place", [2**20 - 8, 2**20 - 7, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20])
+def test_a_picture_is_seen_wherever_it_stands(place: int) -> None:
+    """The body is looked through in pieces, and a name may stand across two of them."""
+    begin = body_of([picture()]).index(b'"image"')
+    body = b" " * (place - begin) + body_of([picture()])
+    assert body.index(b'"image"') == place
+    assert estimate(body) == as_text(body, hidden=HIDDEN) + IMAGE
+
+
+@pytest.mark.parametrize("spelled", ["\\u4e2d", "\\ud83d\\ude00", "\\u0131mage", "\\\\n", "/u00"])
+def test_an_escape_that_spells_no_name_is_text(spelled: str) -> None:
+    """So its blocks need not be looked at, which is seen where they have a shape that is not known."""
+    body = f'{{"model":"claude-x","messages":{{"x":"{spelled}"}}}}'.encode()
+    assert estimate(body) == as_text(body)
+    assert estimate(body.replace(b'"x"', b'"\\u0078"')) > UNBOUNDED
+
+
 @pytest.mark.parametrize(
     ("tool", "runs_upstream"),
     [

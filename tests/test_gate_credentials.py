@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
+from multidict import CIMultiDict
 
 from gateway import database as gateway_database
 from gateway.auth import Authenticator
@@ -263,7 +264,7 @@ class Door:
     async def is_open(self, authenticator: Authenticator, ending: Ending, at_ms: int) -> bool:
         self.monkeypatch.setattr(time, "time_ns", lambda: at_ms * 1_000_000)
         try:
-            key = await authenticator.authenticate([("x-api-key", ending.text)])
+            key = await authenticator.authenticate(CIMultiDict([("x-api-key", ending.text)]))
         except InvalidKey:
             return False
         return key.name == ending.text.removeprefix(keys.PREFIX)[: keys.KEY_ID_LENGTH]

@@ -1,5 +1,7 @@
 """What crosses the gateway: listed headers both ways, the protocol's own query parameters, and nothing else."""
 
+from urllib.parse import parse_qsl, urlencode
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -195,6 +197,23 @@ def test_whatever_a_query_is_what_crosses_means_nothing_in_an_address(endpoint: 
         names = [part.partition("=")[0] for part in query.split("&")] if query else []
         assert set(names) <= wire.QUERY_PARAMETERS[endpoint]
         assert not set(query) & set("/?#\\ \r\n\t;+[]")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(Endpoint),
+    st.sampled_from(["beta", "limit", "lifecycle", "x", "Beta", "be%74a", ""]),
+    st.sampled_from(["", "=", "=="]),
+    st.text("aZ09._:@=~+%2-& ", max_size=4),
+)
+def test_a_query_crosses_as_if_it_were_encoded_anew(endpoint: Endpoint, name: str, sign: str, value: str) -> None:
+    """The usual query is passed on as it came: nothing of it would become another text."""
+    try:
+        query = wire.upstream_query(endpoint, f"{name}{sign}{value}")
+    except BadRequest:
+        return
+    kept = [pair for pair in parse_qsl(f"{name}{sign}{value}") if pair[0] in wire.QUERY_PARAMETERS[endpoint]]
+    assert query == urlencode(kept)
 
 
 def test_every_endpoint_has_its_aliases_and_its_parameters() -> None:

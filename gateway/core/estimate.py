@@ -23,8 +23,10 @@ BYTES_PER_TOKEN = 3
 DEFAULT_OUTPUT_TOKENS = 16_000
 """Held for the output of a request that sets no maximum, unless the operator says otherwise."""
 
-_MENTIONS = (b'"image"', b'"document"', b'"container_upload"', b"\\u")
-"""Without any of these in the body there is nothing to look for; an escape could spell one of the others."""
+ASCII_ESCAPE = b"\\u00"
+"""How a name could be spelled that is searched for: all of them are ASCII."""
+_MENTIONS = (b'"image"', b'"document"', b'"container_upload"', ASCII_ESCAPE)
+"""Without any of these in the body there is nothing to look for."""
 
 _PIECE_BYTES = 2**20
 
@@ -66,7 +68,7 @@ class Estimator:
     def of_messages(self, body: bytes, fields: Fields) -> InputBound:
         """The bound for a Messages body whose top level is `fields`."""
         hidden_bytes, extra_tokens = 0, 0
-        if _mentions(body):
+        if mentions_any(_MENTIONS, body):
             hidden_bytes, extra_tokens = self.of_blocks(_all_blocks(fields), self._of_block)
         hosted_tools = self.unbounded_tokens * _hosted_tools(fields)
         return InputBound(text_tokens(len(body) - hidden_bytes) + extra_tokens + hosted_tools, hosted_tools)
@@ -107,13 +109,13 @@ def text_tokens(text_bytes: int) -> int:
     return -(-text_bytes // BYTES_PER_TOKEN)
 
 
-def _mentions(body: bytes) -> bool:
+def mentions_any(mentions: Iterable[bytes], body: bytes) -> bool:
     """Whether there is anything to look for. Piece by piece, so that other threads get their turn between two."""
-    return any(
-        body.find(mention, start, start + _PIECE_BYTES + len(mention)) >= 0
-        for start in range(0, len(body), _PIECE_BYTES)
-        for mention in _MENTIONS
-    )
+    for start in range(0, len(body), _PIECE_BYTES):
+        for mention in mentions:
+            if body.find(mention, start, start + _PIECE_BYTES + len(mention)) >= 0:
+                return True
+    return False
 
 
 def count_tools(fields: Fields, is_counted: Callable[[str], bool]) -> int:

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.core.counts import NOTHING
 from gateway.core.estimate import (
+    ASCII_ESCAPE,
     NULL,
     Estimator,
     InputBound,
@@ -23,13 +24,17 @@ from gateway.core.estimate import (
     as_text,
     count_tools,
     length,
+    mentions_any,
     starts_with,
     text_tokens,
 )
 from gateway.core.objects import Fields, read_object
 
-_MENTIONS = (b"image", b'file"', b'audio"', b"video", b'screenshot"', b"_reference", b"_tools", b'"id"', b"\\u")
-"""Without any of these in the messages there is nothing to look for; an escape could spell one of the others."""
+_MENTIONS = (
+    *(b"image", b'file"', b'audio"', b"video", b'screenshot"', b"_reference", b"_tools", b'"id"'),
+    ASCII_ESCAPE,
+)
+"""Without any of these in the messages there is nothing to look for."""
 
 _CLIENT_TOOLS = frozenset({"", "function", "custom", "local_shell", "apply_patch", "namespace", "tool_search"})
 """Tools that the client runs, and ways to write down such tools."""
@@ -70,7 +75,7 @@ def of_embeddings(body: bytes, fields: Fields) -> int:
 
 
 def _of_items(body: bytes, items: msgspec.Raw, estimator: Estimator) -> int:
-    if not any(mention in body for mention in _MENTIONS):
+    if not mentions_any(_MENTIONS, body):
         return text_tokens(len(body))
     hidden_bytes, tokens = estimator.of_blocks(_blocks(items), lambda block: _of_block(block, estimator))
     return text_tokens(len(body) - hidden_bytes) + tokens
@@ -113,4 +118,4 @@ def _hosted_tools(fields: Fields) -> int:
 
 
 def _given(fields: Fields, name: str) -> int:
-    return int(bytes(fields.get(name, NULL)) != b"null")
+    return int(name in fields and bytes(fields[name]) != b"null")

@@ -45,7 +45,7 @@ def parse_chat(body: bytes, estimator: Estimator) -> ParsedRequest:
     """A body of `POST /v1/chat/completions`. Raises `BadRequest`."""
     fields = read_body(body, _CHAT_READ)
     maxima = [read_count(fields, name, MAX_OUTPUT_TOKENS) for name in ("max_completion_tokens", "max_tokens")]
-    output = max((most for most in maxima if most is not None), default=estimator.default_output_tokens)
+    output = max(filter(None, maxima), default=estimator.default_output_tokens)
     choices = read_count(fields, "n", MAX_CHOICES) or 1
     stream = read_flag(fields, "stream")
     bound = estimate.of_chat(body, fields, estimator)

@@ -4,7 +4,6 @@ Its top level is decoded once, each value kept raw. A body that is not exactly o
 names a field twice, is refused. Here: how a body is read, and Anthropic's bodies; openai_parsing.py has OpenAI's.
 """
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -23,13 +22,13 @@ _MESSAGES_READ = frozenset({"model", "max_tokens", "stream"})
 
 _TEXT = msgspec.json.Decoder(str)
 _INTEGER = msgspec.json.Decoder(int)
+_COUNT = msgspec.json.Decoder(int | None)
 _BOOLEAN = msgspec.json.Decoder(bool | None)
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedRequest:
+class ParsedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of a request before it is sent on."""
 
     model: str
@@ -75,9 +74,7 @@ def read_flag(fields: Fields, name: str) -> bool:
 
 def read_count(fields: Fields, name: str, most: int) -> int | None:
     """A whole number from 1 to `most`; `None` if the field is null or does not stand there. Raises `BadRequest`."""
-    if not is_given(fields, name):
-        return None
-    count = _read(fields, name, _INTEGER, "a whole number")
+    count = _read(fields, name, _COUNT, "a whole number")
     if count is not None:
         _check_between(count, name, most)
     return count
@@ -85,7 +82,7 @@ def read_count(fields: Fields, name: str, most: int) -> int | None:
 
 def is_given(fields: Fields, name: str) -> bool:
     """A field stands there, with another value than null."""
-    return bytes(fields.get(name, b"null")) != b"null"
+    return name in fields and bytes(fields[name]) != b"null"
 
 
 def _check_between(count: int, name: str, most: int) -> None:
@@ -105,10 +102,11 @@ def _read(fields: Fields, name: str, decoder: msgspec.json.Decoder[T], wanted: s
 
 def read_body(body: bytes, read: frozenset[str]) -> Fields:
     """The top level of a body of which the fields `read` will be read. Raises `BadRequest`."""
-    try:
-        body.decode()  # the parser checks strings only where it builds them
-    except UnicodeDecodeError:
-        raise BadRequest("The request body is not valid JSON in UTF-8.") from None
+    if not body.isascii():
+        try:
+            body.decode()  # the parser checks strings only where it builds them
+        except UnicodeDecodeError:
+            raise BadRequest("The request body is not valid JSON in UTF-8.") from None
     return read_fields(body, read, "The request body")
 
 

@@ -99,6 +99,8 @@ QUERY_PARAMETERS: Mapping[Endpoint, frozenset[str]] = {
     Endpoint.MODELS: frozenset({"beta", "limit", "after_id", "before_id", "lifecycle"}),
     Endpoint.MODEL: frozenset({"beta"}),
 }
+_PLAIN_QUERY_VALUE = re.compile(r"[A-Za-z0-9._-]{1,256}", re.ASCII)
+"""One in which there is nothing to encode, nor another parameter."""
 _QUERY_VALUE = re.compile(r"[A-Za-z0-9._:@=-]{1,256}", re.ASCII)
 
 Headers = Iterable[tuple[str, str]]
@@ -140,6 +142,9 @@ def upstream_query(endpoint: Endpoint, raw_query: str) -> str:
         return ""
     refuse_key(unquote(raw_query))
     allowed = QUERY_PARAMETERS[endpoint]
+    name, _, value = raw_query.partition("=")
+    if name in allowed and _PLAIN_QUERY_VALUE.fullmatch(value):
+        return raw_query  # such as beta=true, by far the most
     kept = [(name, value) for name, value in parse_qsl(raw_query) if name in allowed]
     for name, value in kept:
         if not _QUERY_VALUE.fullmatch(value):
