@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 from fractions import Fraction
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
@@ -358,6 +359,27 @@ def test_status_tells_what_a_decision_will_be(key: Key, steps: list[Step], wante
     assert isinstance(denial, BudgetDenial) == (not fits)
     too_large = any(wanted > budget.tokens + key.overdraft for budget in status.budgets)
     assert (denial is not None and denial.refusal is Refusal.SIZE) == too_large
+
+
+@hypothesis
+@given(KEYS, STEPS, st.integers(1, 2_000))
+def test_all_limits_together_deny_a_request_as_one_of_them_alone_does(
+    key: Key, steps: list[Step], wanted: int
+) -> None:
+    traffic = Traffic(key)
+    for step in steps:
+        traffic.play(step)
+    unlimited: dict[str, Any] = {"budgets": (), "concurrency": None}
+    unlimited |= {"requests_per_minute": None, "tokens_per_minute": None}
+    found = []
+    for name in unlimited:
+        alone = deepcopy(traffic.limits)
+        alone.adopt(fresh(replace(key, **unlimited | {name: getattr(key, name)})))
+        if (denial := alone.admit(hold(wanted), traffic.now_ms)) is not None:
+            found.append((denial.refusal, denial.at_ms))
+    together = traffic.admit(hold(wanted))
+    assert (together is None) == (not found)
+    assert together is None or (together.refusal, together.at_ms) in found
 
 
 @hypothesis

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.anthropic import MessageStream, read_message
-from gateway.core.counts import MOST_BELIEVED_TOKENS
+from gateway.core.counts import MOST_BELIEVED_TOKENS, Reported
 from gateway.core.limits import Hold
 from gateway.core.metering import (
     MAX_JSON_BYTES,
@@ -139,6 +139,27 @@ def test_events_are_the_same_wherever_their_bytes_are_cut(whole: bytes, places: 
     assert [event for chunk in cuts(whole, places) for event in reader.feed(chunk)] == events_of(whole)
 
 
+WHOLE_READS = st.sampled_from(
+    [b"data: a\n\n", b"event: x\ndata:b\n\ndata:  c\n\n", b": data: no\n\n", b"id: 1\n data: no\n\n", b"\n\n"]
+)
+
+
+@hypothesis
+@given(st.lists(WHOLE_READS | STREAMS, max_size=8))
+@example([b"data: a\n\n", b"data: b\ndata: c\n\n"])
+@example([b"data: a\n\n", b"data: b\nid: 1\ndata: c\n\n"])
+@example([b"data: a\n\n", b"data: b\nid: 1\n\n", b"data: data: c\n\n"])
+@example([b"data: a\n\n", b"event: x\rdata: b\n\n"])
+@example([b"data: a\n\n", b"data: b\n", b"event: x\ndata: c\n\n"])
+@example([b"data: a\n\n", b"da", b"ta: b\n\n", b"data:\n\n\n\n"])
+@example([b"data: a\n\n", b"data: b\r", b"\ndata: c\n\n"])
+@example([b"data: a\n\n", b": x", b"data: no\n\n"])
+def test_events_are_the_same_whether_a_read_holds_whole_ones_or_not(reads: list[bytes]) -> None:
+    """Reads of whole events are looked through in one go, all others line by line."""
+    reader = EventReader()
+    assert [event for read in reads for event in reader.feed(read)] == events_of(b"".join(reads))
+
+
 def test_an_event_larger_than_the_cap_is_passed_over_and_the_next_one_is_seen() -> None:
     reader = EventReader()
     mebibyte = b"x" * 2**20
@@ -146,6 +167,7 @@ def test_an_event_larger_than_the_cap_is_passed_over_and_the_next_one_is_seen() 
     assert sum(map(len, events)) <= MAX_EVENT_BYTES
     many_lines = (b"data: " + mebibyte + b"\n") * 20 + b"\n"
     assert sum(map(len, reader.feed(many_lines))) <= MAX_EVENT_BYTES
+    assert sum(map(len, reader.feed(b"data: " + mebibyte * 20 + b"\n\n"))) <= MAX_EVENT_BYTES
     assert reader.feed(b"data: next\n\n") == [b"next"]
 
 
@@ -162,7 +184,10 @@ def test_a_line_without_end_takes_no_more_memory_than_the_cap() -> None:
 
 
 def test_a_byte_order_mark_at_the_start_of_a_stream_is_no_part_of_it() -> None:
-    assert EventReader().feed(b"\xef\xbb\xbfdata: first\n\n") == [b"first"]
+    for before in ([], [b""]):
+        reader = EventReader()
+        assert [reader.feed(read) for read in before] == [[] for _ in before]
+        assert reader.feed(b"\xef\xbb\xbfdata: first\n\n") == [b"first"]
 
 
 # Streams
@@ -298,7 +323,41 @@ def test_a_count_that_makes_no_sense_is_passed_over_alone(written: str, believed
     assert in_json.estimated == (believed is None)
 
 
-@pytest.mark.parametrize("iterations", [5, {}, [None]])
+COUNTS = st.sampled_from([0, 1, 25, 900, MOST_BELIEVED_TOKENS])
+COUNTED = {
+    "input_tokens": COUNTS,
+    "output_tokens": COUNTS,
+    "cache_creation_input_tokens": COUNTS,
+    "cache_creation": st.fixed_dictionaries({}, optional={"ephemeral_5m_input_tokens": COUNTS}),
+    "cache_read_input_tokens": COUNTS,
+}
+NAMED = {
+    "type": st.sampled_from(["message", "fallback_message"]),
+    "model": st.sampled_from(["claude-a", "claude-b"]),
+}
+ITERATIONS = st.fixed_dictionaries({}, optional=COUNTED | NAMED)
+USAGES = st.fixed_dictionaries({}, optional=COUNTED | {"iterations": st.lists(ITERATIONS, max_size=3)})
+ODD = st.sampled_from([1.5, True, [None], 10**30])
+
+
+def reported_in(usage: Event) -> Reported:
+    return read_message(json.dumps({"usage": usage}).encode())
+
+
+@hypothesis
+@given(USAGES, ITERATIONS, st.sampled_from([*COUNTED, *NAMED, "iterations"]), ODD)
+def test_a_value_that_makes_no_sense_is_as_good_as_none(usage: Event, step: Event, name: str, odd: object) -> None:
+    """Counts are read in one go where all make sense, else one by one, and both say the same."""
+    usage.pop(name, None)
+    step.pop(name, None)
+    assert reported_in(usage | {name: odd}) == reported_in(usage)
+    assert reported_in(usage | {"iterations": [step | {name: odd}]}) == reported_in(usage | {"iterations": [step]})
+    split: Event = {"ephemeral_1h_input_tokens": 7}
+    odd_split: Event = {"ephemeral_5m_input_tokens": odd, **split}
+    assert reported_in(usage | {"cache_creation": odd_split}) == reported_in(usage | {"cache_creation": split})
+
+
+@pytest.mark.parametrize("iterations", [5, {}, [None], [COMPACTION, None]])
 def test_iterations_that_make_no_sense_leave_the_counts_beside_them(iterations: object) -> None:
     usage = TOP | {"iterations": iterations}
     expected = Usage(input=100, output=50, cache_read=10)

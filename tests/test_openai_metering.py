@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.counts import MOST_BELIEVED_TOKENS
+from gateway.core.counts import MOST_BELIEVED_TOKENS, Reported
 from gateway.core.limits import Hold
 from gateway.core.metering import Measurement, Meter, meter_for
+from gateway.core.openai import read_answer
 from gateway.core.protocols import Api
 from gateway.core.usage import Usage
-from tests.test_metering import COMPACT, LINE_ENDS, SPACINGS, cuts, measure, pack
+from tests.test_metering import COMPACT, LINE_ENDS, ODD, SPACINGS, cuts, measure, pack
 
 HOLD = Hold(input=400, output=1_000)
 SSE, JSON = "text/event-stream", "application/json"
@@ -218,6 +219,32 @@ def test_a_count_that_makes_no_sense_is_passed_over_alone(odd: object) -> None:
     assert measured.estimated
     assert (measured.usage.input, measured.usage.cache_read) == (200, 1_000)
     assert whole(Api.CHAT, {"usage": COUNTS | {"total_tokens": odd, "completion_tokens_details": odd}}) == EXACT
+
+
+GOOD_COUNTS = st.sampled_from([0, 1, 25, 900])
+GOOD_DETAILS = st.fixed_dictionaries({}, optional={"cached_tokens": GOOD_COUNTS, "reasoning_tokens": GOOD_COUNTS})
+COUNT_NAMES = ["prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "prompt_cache_hit_tokens"]
+DETAIL_NAMES = ["prompt_tokens_details", "input_tokens_details", "completion_tokens_details"]
+GOOD_USAGES = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(COUNT_NAMES, GOOD_COUNTS) | dict.fromkeys(DETAIL_NAMES, GOOD_DETAILS)
+)
+
+
+@hypothesis
+@given(GOOD_USAGES, st.sampled_from([*COUNT_NAMES, *DETAIL_NAMES]), ODD)
+def test_a_value_that_makes_no_sense_is_as_good_as_none(usage: Event, name: str, odd: object) -> None:
+    """Counts are read in one go where all make sense, else one by one, and both say the same."""
+
+    def reported_in(answer: Event) -> Reported:
+        return read_answer(json.dumps(answer).encode())
+
+    usage.pop(name, None)
+    expected = reported_in({"usage": usage})
+    assert reported_in({"usage": usage | {name: odd}}) == expected
+    assert reported_in({"usage": odd, "x_groq": {"usage": usage | {name: odd}}}) == expected
+    details = {"cached_tokens": 7, "reasoning_tokens": odd, "audio_tokens": odd}
+    odd_details: Event = {"prompt_tokens": 9, "output_tokens": 1, "prompt_tokens_details": details}
+    assert reported_in({"usage": odd_details}) == Reported(input=2, output=1, cache_read=7)
 
 
 @pytest.mark.parametrize("usage", [None, 5, "usage", [], {}])

@@ -229,7 +229,7 @@ QUIRKS = {
     "as counted": Script(),
     "over the hold": Script(over_report=5_000),
     "cached": Script(usage=CACHED),
-    "cached and written": Script(usage=replace(CACHED, cache_write=33)),
+    "cached and written": Script(usage=Usage(input=70, output=90, cache_read=1_000, cache_write=33)),
     "cached, not told": Script(usage=CACHED, cached_tokens="nowhere"),
     "reasoning": Script(thinking="hidden", output_tokens=60),
     "incomplete": Script(output_tokens=200),

@@ -346,6 +346,16 @@ def test_headers_let_claude_code_warn_before_a_window_is_full(used: int, word: s
     assert headers.get("anthropic-ratelimit-unified-5h-surpassed-threshold") == surpassed
 
 
+def test_headers_name_the_fullest_window_as_the_one_that_counts() -> None:
+    limits = limits_of(key_with((9_000, FIVE_HOURS), (1_000, WEEK)), (SECOND_MS, 800))
+    headers = headers_of(limits, with_windows=True)
+    assert headers["anthropic-ratelimit-unified-representative-claim"] == "seven_day"
+    assert headers["anthropic-ratelimit-unified-status"] == "allowed_warning"
+    assert headers["anthropic-ratelimit-unified-reset"] == headers["anthropic-ratelimit-unified-7d-reset"]
+    assert headers["anthropic-ratelimit-unified-7d-surpassed-threshold"] == "0.75"
+    assert headers["anthropic-ratelimit-unified-5h-status"] == "allowed"
+
+
 def test_headers_tell_codex_of_the_same_windows() -> None:
     limits = limits_of(key_with((1_000, FIVE_HOURS), (10_000, WEEK), (50, HOUR_MS)), (SECOND_MS, 760))
     resets = {name: str((NOW_MS + window_ms) // 1_000) for name, window_ms in (("5h", FIVE_HOURS), ("7d", WEEK))}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from gateway.core.counts import MOST_BELIEVED_TOKENS, NOTHING, Reported, believed, decode, newest
+from gateway.core.counts import MOST_BELIEVED_TOKENS, NOTHING, Count, Form, Reported, decode, newest
 
 _DELTA_START = b'{"type":"content_block_delta"'
 _DELTA_BYTES = len('{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}')
@@ -19,48 +19,48 @@ _DELTA_BYTES = len('{"type":"content_block_delta","index":0,"delta":{"type":"tex
 class _CacheCreation(msgspec.Struct):
     """How long the tokens that were written to the cache stay there."""
 
-    ephemeral_5m_input_tokens: msgspec.Raw = NOTHING
-    ephemeral_1h_input_tokens: msgspec.Raw = NOTHING
+    ephemeral_5m_input_tokens: Count | None = None
+    ephemeral_1h_input_tokens: Count | None = None
 
 
 class _Counted(msgspec.Struct):
-    """The fields of `usage`, and of each of its iterations; raw, so that an odd value spoils none of the others."""
+    """The counts of a `usage`, and of each of its iterations."""
 
-    type: msgspec.Raw = NOTHING
-    model: msgspec.Raw = NOTHING
-    input_tokens: msgspec.Raw = NOTHING
-    output_tokens: msgspec.Raw = NOTHING
-    cache_creation_input_tokens: msgspec.Raw = NOTHING
-    cache_creation: msgspec.Raw = NOTHING
-    cache_read_input_tokens: msgspec.Raw = NOTHING
-    iterations: msgspec.Raw = NOTHING
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_creation: _CacheCreation | None = None
+    cache_read_input_tokens: Count | None = None
+
+    def counts(self) -> list[int | None]:
+        """(input, output, cache write, cache read)."""
+        return [self.input_tokens, self.output_tokens, self._cache_write(), self.cache_read_input_tokens]
+
+    def _cache_write(self) -> int | None:
+        """The total; where it is left out, what its parts by lifetime add up to."""
+        total, split = self.cache_creation_input_tokens, self.cache_creation
+        if total is not None or split is None:
+            return total
+        parts = [split.ephemeral_5m_input_tokens, split.ephemeral_1h_input_tokens]
+        return None if parts == [None, None] else _sum(parts)
+
+
+class _Iteration(_Counted):
+    type: str | None = None
+    model: str | None = None
 
     @property
     def served_by(self) -> str:
         """The model, if this is the attempt of a fallback."""
-        return decode(_TEXT, self.model) or "" if bytes(self.type) == b'"fallback_message"' else ""
+        return self.model or "" if self.type == "fallback_message" else ""
 
-    def counts(self) -> list[int | None]:
-        """(input, output, cache write, cache read)."""
-        return [
-            believed(self.input_tokens),
-            believed(self.output_tokens),
-            self._cache_write(),
-            believed(self.cache_read_input_tokens),
-        ]
 
-    def _cache_write(self) -> int | None:
-        """The total; where it is left out, what its parts by lifetime add up to."""
-        total = believed(self.cache_creation_input_tokens)
-        split = decode(_CACHE_CREATION, self.cache_creation) if total is None else None
-        if split is None:
-            return total
-        parts = [believed(split.ephemeral_5m_input_tokens), believed(split.ephemeral_1h_input_tokens)]
-        return None if parts == [None, None] else _sum(parts)
+class _Usage(_Counted):
+    iterations: list[_Iteration] | None = None
 
 
 class _Message(msgspec.Struct):
-    usage: msgspec.Raw = NOTHING
+    usage: _Usage | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -71,24 +71,35 @@ class _Event(msgspec.Struct):
     """What matters of one event of a stream."""
 
     type: str = ""
-    message: msgspec.Raw = NOTHING
-    usage: msgspec.Raw = NOTHING
-    delta: msgspec.Raw = NOTHING
+    message: _Message | None = None
+    usage: _Usage | None = None
+    delta: _Delta | None = None
 
     @property
     def has_stop_reason(self) -> bool:
         """The model has ended: the counts beside it are the last ones."""
-        delta = decode(_DELTA, self.delta)
-        return delta is not None and bytes(delta.stop_reason) not in (b"", b"null")
+        return self.delta is not None and bytes(self.delta.stop_reason) not in (b"", b"null")
 
 
-_EVENT = msgspec.json.Decoder(_Event)
-_MESSAGE = msgspec.json.Decoder(_Message)
-_DELTA = msgspec.json.Decoder(_Delta)
-_CACHE_CREATION = msgspec.json.Decoder(_CacheCreation)
-_COUNTED = msgspec.json.Decoder(_Counted)
-_ITERATIONS = msgspec.json.Decoder(list[_Counted])
+def _text(raw: msgspec.Raw) -> str:
+    return decode(_TEXT, raw) or ""
+
+
+def _iterations(raw: msgspec.Raw) -> list[_Iteration] | None:
+    """`None` unless each of them is an object."""
+    iterations = [_ITERATION.read(one) for one in decode(_LIST, raw) or ()]
+    known = [one for one in iterations if one is not None]
+    return known if len(known) == len(iterations) else None
+
+
 _TEXT = msgspec.json.Decoder(str)
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_CACHE_CREATION = Form(_CacheCreation)
+_ITERATION = Form(_Iteration, type=_text, model=_text, cache_creation=_CACHE_CREATION.read)
+_USAGE = Form(_Usage, iterations=_iterations, cache_creation=_CACHE_CREATION.read)
+_MESSAGE = Form(_Message, usage=_USAGE.read)
+_DELTA = Form(_Delta, stop_reason=lambda raw: raw)
+_EVENT = Form(_Event, type=_text, message=_MESSAGE.read, usage=_USAGE.read, delta=_DELTA.read)
 
 
 class _Counts:
@@ -98,27 +109,24 @@ class _Counts:
 
     def __init__(self) -> None:
         self._stated: list[int | None] = [None] * 4
-        self._of_iterations: list[int | None] = [None] * 4
+        self._of_iterations: list[int] | None = None
         self._served_by = ""
 
-    def update(self, usage: msgspec.Raw) -> bool:
-        """Take over a `usage` object, or nothing if it is none. Returns whether it states any count."""
-        counted = decode(_COUNTED, usage)
-        if counted is None:
+    def update(self, usage: _Usage | None) -> bool:
+        """Take over a `usage`, if there is one. Returns whether it states any count."""
+        if usage is None:
             return False
-        stated = counted.counts()
+        stated = usage.counts()
         self._stated = newest(self._stated, stated)
-        iterations = decode(_ITERATIONS, counted.iterations)
-        if iterations:
-            self._of_iterations = _sums([iteration.counts() for iteration in iterations])
-            self._served_by = next((name for one in reversed(iterations) if (name := one.served_by)), "")
+        if usage.iterations:
+            self._of_iterations = _sums([iteration.counts() for iteration in usage.iterations])
+            self._served_by = next((name for one in reversed(usage.iterations) if (name := one.served_by)), "")
         return stated != [None] * 4
 
     def reported(self) -> Reported:
-        counts = [
-            max((count for count in pair if count is not None), default=None)
-            for pair in zip(self._stated, self._of_iterations, strict=True)
-        ]
+        counts: Sequence[int | None] = self._stated
+        if self._of_iterations is not None:
+            counts = [max(one or 0, several) for one, several in zip(counts, self._of_iterations, strict=True)]
         return Reported(
             input=counts[0],
             output=counts[1],
@@ -141,18 +149,18 @@ class MessageStream:
 
     def see(self, data: bytes) -> None:
         if data.startswith(_DELTA_START):
-            self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
+            self._see_delta(data)
         # Within a text each quote is escaped, so nearly every event that says neither need not be parsed.
         elif b'"usage"' in data or b'"message_stop"' in data:
             self._read(data)
         elif b'"content_block_delta"' in data:
-            self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
+            self._see_delta(data)
 
     def reported(self) -> Reported:
         return self._counts.reported()
 
     def _read(self, data: bytes) -> None:
-        event = decode(_EVENT, data) or _Event()
+        event = _EVENT.read(data) or _Event()
         match event.type:
             case "message_start":
                 self._counts.update(_usage_of(event.message))
@@ -162,22 +170,24 @@ class MessageStream:
             case "message_stop":
                 self.is_complete = True
             case "content_block_delta":
-                self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
+                self._see_delta(data)
+
+    def _see_delta(self, data: bytes) -> None:
+        self.seen_bytes += max(0, len(data) - _DELTA_BYTES)
 
 
 def read_message(body: bytes) -> Reported:
     """What a whole message says that it used."""
     counts = _Counts()
-    counts.update(_usage_of(body))
+    counts.update(_usage_of(_MESSAGE.read(body)))
     return counts.reported()
 
 
-def _usage_of(message: bytes | msgspec.Raw) -> msgspec.Raw:
-    """The `usage` of a message; empty if there is none."""
-    return (decode(_MESSAGE, message) or _Message()).usage
+def _usage_of(message: _Message | None) -> _Usage | None:
+    return None if message is None else message.usage
 
 
-def _sums(iterations: Sequence[list[int | None]]) -> list[int | None]:
+def _sums(iterations: Sequence[list[int | None]]) -> list[int]:
     columns = zip(*iterations, strict=True)
     return [_sum(column) for column in columns]
 

@@ -57,13 +57,15 @@ class TokenBucket:
         """Milliseconds until the level reaches `amount`; 0 for the least that is more than nothing."""
         self._refill(now_ms)
         missing = (amount * _UNITS or 1) - self._units
-        return max(0, -(-missing // self.per_minute))
+        return -(-missing // self.per_minute) if missing > 0 else 0
 
     def status(self, now_ms: int) -> BucketStatus:
+        self._refill(now_ms)
+        missing = self.per_minute * _UNITS - self._units
         return BucketStatus(
             per_minute=self.per_minute,
-            level=self.level(now_ms),
-            full_at_ms=now_ms + self.wait_for(self.per_minute, now_ms),
+            level=self._units // _UNITS,
+            full_at_ms=now_ms + -(-missing // self.per_minute),
         )
 
     def _refill(self, now_ms: int) -> None:

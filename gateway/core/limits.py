@@ -15,10 +15,11 @@ then the next requests wait. `overdraft` trades exactness for more requests at o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.core.buckets import TokenBucket
-from gateway.core.records import Key, Refusal
+from gateway.core.records import Budget, Key, Refusal
 from gateway.core.status import BudgetStatus, LimitsStatus
 from gateway.core.windows import RollingWindow
 
@@ -26,8 +27,7 @@ RUNNING_HINT_MS = 2_000
 """How soon to try again where running requests decide: nobody knows when they end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request may use at most, in tokens."""
 
     input: int
@@ -41,8 +41,7 @@ class Hold:
         return self.input + self.output
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaceDenial:
+class PaceDenial(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A limit that gives back soon: concurrency, requests/min or tokens/min."""
 
     refusal: Refusal
@@ -50,8 +49,7 @@ class PaceDenial:
     """When it would say yes if nothing else happened."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetDenial:
+class BudgetDenial(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A budget that the hold does not fit into."""
 
     refusal: Refusal
@@ -71,7 +69,7 @@ Denial = PaceDenial | BudgetDenial
 class KeyLimits:
     """The living limits of one key."""
 
-    __slots__ = ("_requests", "_tokens", "_windows", "held", "key", "running")
+    __slots__ = ("_budgets", "_requests", "_tokens", "held", "key", "running")
 
     def __init__(
         self,
@@ -84,7 +82,7 @@ class KeyLimits:
         self.key = key
         self.held = 0
         self.running = 0
-        self._windows = tuple(windows)
+        self._budgets = tuple(zip(key.budgets, windows, strict=True))
         self._requests = requests
         self._tokens = tokens
 
@@ -92,7 +90,7 @@ class KeyLimits:
         """Put the limits of an edited key in force. What runs goes on, and a limit that did not change keeps its
         state."""
         if fresh.key.budgets != self.key.budgets:
-            self._windows = fresh._windows
+            self._budgets = fresh._budgets
         if fresh.key.requests_per_minute != self.key.requests_per_minute:
             self._requests = fresh._requests
         if fresh.key.tokens_per_minute != self.key.tokens_per_minute:
@@ -102,11 +100,12 @@ class KeyLimits:
     def admit(self, hold: Hold, now_ms: int) -> Denial | None:
         """Take the hold and return `None`, or take nothing and return the denial that lasts longest: waiting for
         another one would be in vain."""
-        denials: list[Denial] = [*self._deny_by_budgets(hold, now_ms), *self._deny_by_pace(now_ms)]
-        if denials:
+        charge = hold.charge
+        if not self._fits(charge, now_ms):
+            denials: list[Denial] = [*self._deny_by_budgets(hold, now_ms), *self._deny_by_pace(now_ms)]
             return max(denials, key=_lasts)
         self.running += 1
-        self.held += hold.charge
+        self.held += charge
         self.count_start(now_ms)
         return None
 
@@ -123,7 +122,7 @@ class KeyLimits:
 
     def count(self, started_ms: int, charge: int, now_ms: int) -> None:
         """Count what a request used."""
-        for window in self._windows:
+        for _, window in self._budgets:
             window.advance(now_ms)
             window.add(started_ms, charge, now_ms)
         if self._tokens is not None:
@@ -131,67 +130,77 @@ class KeyLimits:
 
     def status(self, now_ms: int) -> LimitsStatus:
         return LimitsStatus(
-            budgets=tuple(self._budget_status(place, now_ms) for place in range(len(self._windows))),
+            budgets=tuple([self._budget_status(budget, window, now_ms) for budget, window in self._budgets]),
             requests=None if self._requests is None else self._requests.status(now_ms),
             tokens=None if self._tokens is None else self._tokens.status(now_ms),
             running=self.running,
             concurrency=self.key.concurrency,
         )
 
-    def _budget_status(self, place: int, now_ms: int) -> BudgetStatus:
-        budget, window = self.key.budgets[place], self._windows[place]
+    def _budget_status(self, budget: Budget, window: RollingWindow, now_ms: int) -> BudgetStatus:
         window.advance(now_ms)
         return BudgetStatus(
             tokens=budget.tokens,
             window_ms=budget.window_ms,
             used=window.used,
             held=self.held,
-            next_at_ms=window.below_at(window.used - 1),
+            next_at_ms=window.falls_at(),
             all_by_ms=window.empty_at(),
         )
 
     def _deny_by_budgets(self, hold: Hold, now_ms: int) -> Iterator[BudgetDenial]:
-        for place in range(len(self._windows)):
-            denial = self._deny_by_budget(place, hold, now_ms)
+        for budget, window in self._budgets:
+            denial = self._deny_by_budget(budget, window, hold, now_ms)
             if denial is not None:
                 yield denial
 
-    def _deny_by_budget(self, place: int, hold: Hold, now_ms: int) -> BudgetDenial | None:
-        window, tokens = self._windows[place], self.key.budgets[place].tokens
+    def _deny_by_budget(
+        self, budget: Budget, window: RollingWindow, hold: Hold, now_ms: int
+    ) -> BudgetDenial | None:
         window.advance(now_ms)
-        if self._has_room(place, hold.charge):
+        if self._has_room(budget, window, hold.charge):
             return None
-        room = tokens + self.key.overdraft
+        tokens, room = budget.tokens, budget.tokens + self.key.overdraft
         least = hold.input + 1
         refusal, by_running, at_ms = Refusal.BUDGET, False, None
         if hold.charge > room:
             refusal = Refusal.SIZE
-            smaller_fits = all(least <= budget.tokens + self.key.overdraft for budget in self.key.budgets)
+            smaller_fits = all(least <= each.tokens + self.key.overdraft for each in self.key.budgets)
         else:
             by_running = window.used < tokens and window.used + hold.charge <= room
             at_ms = now_ms + RUNNING_HINT_MS
             if not by_running:
                 at_ms = window.below_at(min(room - hold.charge, tokens - 1))
-            smaller_fits = self._fits_now(least, now_ms)
+            smaller_fits = self._fits(least, now_ms)
         return BudgetDenial(
             refusal=refusal,
-            budget=self._budget_status(place, now_ms),
+            budget=self._budget_status(budget, window, now_ms),
             at_ms=at_ms,
             by_running=by_running,
             smaller_fits=smaller_fits,
         )
 
-    def _has_room(self, place: int, charge: int) -> bool:
+    def _has_room(self, budget: Budget, window: RollingWindow, charge: int) -> bool:
         """Whether a hold fits into one budget, whose window is up to date."""
-        tokens, used = self.key.budgets[place].tokens, self._windows[place].used
+        tokens, used = budget.tokens, window.used
         return used < tokens and used + self.held + charge <= tokens + self.key.overdraft
 
-    def _fits_now(self, charge: int, now_ms: int) -> bool:
-        """Whether a hold would be admitted by all limits."""
-        for window in self._windows:
+    def _fits(self, charge: int, now_ms: int) -> bool:
+        """Whether all limits admit a hold, as nearly all do. Where one does not, the denials say why."""
+        for budget, window in self._budgets:
             window.advance(now_ms)
-        has_room = all(self._has_room(place, charge) for place in range(len(self._windows)))
-        return has_room and not any(self._deny_by_pace(now_ms))
+            if not self._has_room(budget, window, charge):
+                return False
+        return self._keeps_pace(now_ms)
+
+    def _keeps_pace(self, now_ms: int) -> bool:
+        """Whether the limits that give back soon admit one more."""
+        concurrency, requests, tokens = self.key.concurrency, self._requests, self._tokens
+        return (
+            (concurrency is None or self.running < concurrency)
+            and (requests is None or not requests.wait_for(1, now_ms))
+            and (tokens is None or not tokens.wait_for(0, now_ms))
+        )
 
     def _deny_by_pace(self, now_ms: int) -> Iterator[PaceDenial]:
         concurrency = self.key.concurrency

@@ -10,8 +10,10 @@ answer to "what has this request used, if it ends now?":
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from gateway.core.anthropic import MessageStream, read_message
 from gateway.core.counts import Reported
@@ -30,8 +32,7 @@ _ZLIB_OR_GZIP = zlib.MAX_WBITS | 32
 _PACKED_HEADER_BYTES = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(msgspec.Struct, frozen=True, gc=False):
     """What a request used."""
 
     usage: Usage

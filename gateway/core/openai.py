@@ -12,40 +12,74 @@ others, Groq puts the usage of a stream into `x_groq`, Moonshot into its last ch
 
 import msgspec
 
-from gateway.core.counts import NOTHING, Reported, believed, decode, newest
-
-
-class _Usage(msgspec.Struct):
-    """Raw, so that an odd value spoils none of the others. Chat and responses use different names for the same."""
-
-    prompt_tokens: msgspec.Raw = NOTHING
-    input_tokens: msgspec.Raw = NOTHING
-    completion_tokens: msgspec.Raw = NOTHING
-    output_tokens: msgspec.Raw = NOTHING
-    total_tokens: msgspec.Raw = NOTHING
-    prompt_tokens_details: msgspec.Raw = NOTHING
-    input_tokens_details: msgspec.Raw = NOTHING
-    completion_tokens_details: msgspec.Raw = NOTHING
-    output_tokens_details: msgspec.Raw = NOTHING
-    prompt_cache_hit_tokens: msgspec.Raw = NOTHING
-    cached_tokens: msgspec.Raw = NOTHING
+from gateway.core.counts import Count, Form, Reported, newest
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: msgspec.Raw = NOTHING
-    reasoning_tokens: msgspec.Raw = NOTHING
+    cached_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
-class _Answer(msgspec.Struct):
-    """What may hold the usage: a whole answer, a chunk of one, or its `x_groq`."""
-
-    usage: msgspec.Raw = NOTHING
-    x_groq: msgspec.Raw = NOTHING
+_NO_DETAILS = _Details()
 
 
-_USAGE = msgspec.json.Decoder(_Usage)
-_DETAILS = msgspec.json.Decoder(_Details)
-_ANSWER = msgspec.json.Decoder(_Answer)
+class StatedUsage(msgspec.Struct):
+    """A usage object. Chat and responses use different names for the same."""
+
+    prompt_tokens: Count | None = None
+    input_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    output_tokens: Count | None = None
+    total_tokens: Count | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: Count | None = None
+    cached_tokens: Count | None = None
+
+    def counts(self) -> list[int | None]:
+        """(prompt, completion, total, cached, reasoning)."""
+        of_prompt = self.prompt_tokens_details or self.input_tokens_details or _NO_DETAILS
+        of_output = self.completion_tokens_details or self.output_tokens_details or _NO_DETAILS
+        return [
+            _first(self.prompt_tokens, self.input_tokens),
+            _first(self.completion_tokens, self.output_tokens),
+            self.total_tokens,
+            _first(of_prompt.cached_tokens, self.prompt_cache_hit_tokens, self.cached_tokens),
+            of_output.reasoning_tokens,
+        ]
+
+
+class Groq(msgspec.Struct):
+    """What Groq adds to a chunk."""
+
+    usage: StatedUsage | None = None
+
+
+class Answer(msgspec.Struct):
+    """What may hold the usage: a whole answer, or a chunk of one."""
+
+    usage: StatedUsage | None = None
+    x_groq: Groq | None = None
+
+    def stated_usage(self) -> StatedUsage | None:
+        """The usage in its own place, else in Groq's."""
+        if self.usage is None and self.x_groq is not None:
+            return self.x_groq.usage
+        return self.usage
+
+
+_DETAILS = Form(_Details)
+USAGE = Form(
+    StatedUsage,
+    prompt_tokens_details=_DETAILS.read,
+    input_tokens_details=_DETAILS.read,
+    completion_tokens_details=_DETAILS.read,
+    output_tokens_details=_DETAILS.read,
+)
+GROQ = Form(Groq, usage=USAGE.read)
+_ANSWER = Form(Answer, usage=USAGE.read, x_groq=GROQ.read)
 
 
 class Counts:
@@ -56,12 +90,11 @@ class Counts:
     def __init__(self) -> None:
         self._stated: list[int | None] = [None] * 5
 
-    def update(self, usage: msgspec.Raw) -> bool:
-        """Take over a `usage` object. False, and nothing is taken over, if it is none."""
-        written = decode(_USAGE, usage) if _is_object(usage) else None
-        if written is None:
+    def update(self, usage: StatedUsage | None) -> bool:
+        """Take over a usage. Returns whether there is one."""
+        if usage is None:
             return False
-        self._stated = newest(self._stated, _counts_of(written))
+        self._stated = newest(self._stated, usage.counts())
         return True
 
     def reported(self) -> Reported:
@@ -79,8 +112,8 @@ class Counts:
 def read_answer(body: bytes) -> Reported:
     """What a whole chat completion or response says that it used."""
     counts = Counts()
-    answer = decode(_ANSWER, body) or _Answer()
-    counts.update(usage_within(answer.usage, answer.x_groq))
+    answer = _ANSWER.read(body) or Answer()
+    counts.update(answer.stated_usage())
     return counts.reported()
 
 
@@ -90,35 +123,9 @@ def read_embeddings(body: bytes) -> Reported:
     return Reported(input=said.input, output=0, cache_read=said.cache_read)
 
 
-def usage_within(usage: msgspec.Raw, x_groq: msgspec.Raw) -> msgspec.Raw:
-    """The usage in its own place, else in Groq's; not an object if it is in neither."""
-    if _is_object(usage) or not _is_object(x_groq):
-        return usage
-    return (decode(_ANSWER, x_groq) or _Answer()).usage
-
-
-def _is_object(raw: msgspec.Raw) -> bool:
-    """Told by its first byte: most chunks say `null`, and a decoder that fails is slow."""
-    return bytes(raw)[:1] == b"{"
-
-
-def _counts_of(usage: _Usage) -> list[int | None]:
-    """(prompt, completion, total, cached, reasoning)."""
-    prompt_details = _details(usage.prompt_tokens_details, usage.input_tokens_details)
-    output_details = _details(usage.completion_tokens_details, usage.output_tokens_details)
-    return [
-        _first(usage.prompt_tokens, usage.input_tokens),
-        _first(usage.completion_tokens, usage.output_tokens),
-        believed(usage.total_tokens),
-        _first(prompt_details.cached_tokens, usage.prompt_cache_hit_tokens, usage.cached_tokens),
-        believed(output_details.reasoning_tokens),
-    ]
-
-
-def _details(*places: msgspec.Raw) -> _Details:
-    return next((details for place in places if (details := decode(_DETAILS, place)) is not None), _Details())
-
-
-def _first(*places: msgspec.Raw) -> int | None:
-    """The first of these counts that makes sense."""
-    return next((count for place in places if (count := believed(place)) is not None), None)
+def _first(*places: int | None) -> int | None:
+    """The first of these counts that is known."""
+    for count in places:
+        if count is not None:
+            return count
+    return None

@@ -4,21 +4,17 @@ They are parsed one by one, but only as far as usage and the length of what the 
 to hide that length, so it cannot be told from theirs.
 """
 
+from functools import partial
+
 import msgspec
 
-from gateway.core.counts import NOTHING, Reported, decode
-from gateway.core.openai import Counts, usage_within
+from gateway.core.counts import NOTHING, Form, Reported, decode
+from gateway.core.openai import GROQ, USAGE, Answer, Counts, StatedUsage
 
 _QUOTES = len('""')
 _TOOL_CALL_BYTES = len('[{"index":0,"function":{"arguments":""}}]')
 _DELTA = ".delta"
 _LAST_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "error"})
-
-
-class _Chunk(msgspec.Struct):
-    choices: msgspec.Raw = NOTHING
-    usage: msgspec.Raw = NOTHING
-    x_groq: msgspec.Raw = NOTHING
 
 
 class _Choice(msgspec.Struct):
@@ -31,6 +27,10 @@ class _Choice(msgspec.Struct):
         return bytes(self.finish_reason) not in (b"", b"null")
 
 
+class _Chunk(Answer):
+    choices: list[_Choice] | None = None
+
+
 class _ResponseEvent(msgspec.Struct):
     type: str = ""
     delta: msgspec.Raw = NOTHING
@@ -38,13 +38,13 @@ class _ResponseEvent(msgspec.Struct):
 
 
 class _Response(msgspec.Struct):
-    usage: msgspec.Raw = NOTHING
+    usage: StatedUsage | None = None
 
 
-_CHUNK = msgspec.json.Decoder(_Chunk)
 _CHOICES = msgspec.json.Decoder(list[_Choice])
+_CHUNK = Form(_Chunk, choices=partial(decode, _CHOICES), usage=USAGE.read, x_groq=GROQ.read)
 _EVENT = msgspec.json.Decoder(_ResponseEvent)
-_RESPONSE = msgspec.json.Decoder(_Response)
+_RESPONSE = Form(_Response, usage=USAGE.read)
 
 
 class ChatStream:
@@ -63,22 +63,25 @@ class ChatStream:
         self._counts = Counts()
 
     def see(self, data: bytes) -> None:
-        chunk = decode(_CHUNK, data)
-        if chunk is None:
-            if data.startswith(b"[DONE]"):
-                self.is_complete = self.is_final = True
+        if data.startswith(b"[DONE]"):
+            self.is_complete = self.is_final = True
             return
-        choices = decode(_CHOICES, chunk.choices) or []
+        chunk = _CHUNK.read(data)
+        if chunk is None:
+            return
+        choices = chunk.choices or []
         for choice in choices:
             if choice.delta:
                 self.seen_bytes += _written_bytes(choice.delta)
-            self._count(choice.usage, choices)
-        self._count(usage_within(chunk.usage, chunk.x_groq), choices)
+            if choice.usage is not NOTHING:
+                self._count(USAGE.read(choice.usage), choices)
+        if chunk.usage is not None or chunk.x_groq is not None:
+            self._count(chunk.stated_usage(), choices)
 
     def reported(self) -> Reported:
         return self._counts.reported()
 
-    def _count(self, usage: msgspec.Raw, choices: list[_Choice]) -> None:
+    def _count(self, usage: StatedUsage | None, choices: list[_Choice]) -> None:
         if self._counts.update(usage):
             self.is_final = self.is_complete or all(choice.is_finished for choice in choices)
 
@@ -101,7 +104,7 @@ class ResponseStream:
         if event.type.endswith(_DELTA):
             self.seen_bytes += max(0, len(bytes(event.delta)) - _QUOTES)
         elif event.type in _LAST_EVENTS:
-            self._counts.update((decode(_RESPONSE, event.response) or _Response()).usage)
+            self._counts.update((_RESPONSE.read(event.response) or _Response()).usage)
             self.is_complete = self.is_final = True
 
     def reported(self) -> Reported:

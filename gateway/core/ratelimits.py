@@ -9,17 +9,96 @@ the time until all is there again, written as Go writes durations: `850ms`, `1.5
 windows from `x-codex-{primary|secondary}-*`.
 """
 
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
 from gateway.core import amounts
 from gateway.core.errors import BudgetExceeded
 from gateway.core.protocols import Protocol
 from gateway.core.status import BucketStatus, BudgetStatus, LimitsStatus
 
-_UNIFIED = "anthropic-ratelimit-unified"
-_UNIFIED_WINDOWS = {5 * amounts.HOUR_MS: "5h", 7 * amounts.DAY_MS: "7d"}
-_CLAIMS = {"5h": "five_hour", "7d": "seven_day"}
-_CODEX_WINDOWS = {5 * amounts.HOUR_MS: "primary", 7 * amounts.DAY_MS: "secondary"}
-_WARNINGS = (0.95, 0.75)
+_STATUS = "anthropic-ratelimit-unified-status"
+_RESET = "anthropic-ratelimit-unified-reset"
+_CLAIM = "anthropic-ratelimit-unified-representative-claim"
+_REASON = "anthropic-ratelimit-unified-overage-disabled-reason"
+_LAST_WARNING, _FIRST_WARNING = 0.95, 0.75
 """Claude Code warns its user where it is told that a window is used to one of these shares."""
+
+
+class _Bucket(msgspec.Struct, frozen=True):
+    """What the headers of a per-minute limit are called."""
+
+    limit: str
+    remaining: str
+    reset: str
+
+
+class _Unified(msgspec.Struct, frozen=True):
+    """What the headers of a window are called for Claude Code."""
+
+    claim: str
+    """The window itself, where it is the fullest."""
+    status: str
+    utilization: str
+    reset: str
+    threshold: str
+
+
+class _Codex(msgspec.Struct, frozen=True):
+    """What the headers of a window are called for Codex."""
+
+    percent: str
+    minutes: str
+    reset: str
+    length_minutes: str
+
+
+_REQUESTS = _Bucket(
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-requests-remaining",
+    "anthropic-ratelimit-requests-reset",
+)
+_TOKENS = _Bucket(
+    "anthropic-ratelimit-tokens-limit",
+    "anthropic-ratelimit-tokens-remaining",
+    "anthropic-ratelimit-tokens-reset",
+)
+_OPENAI_REQUESTS = _Bucket(
+    "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"
+)
+_OPENAI_TOKENS = _Bucket("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
+
+_UNIFIED_WINDOWS: Mapping[int | None, _Unified] = {
+    5 * amounts.HOUR_MS: _Unified(
+        "five_hour",
+        "anthropic-ratelimit-unified-5h-status",
+        "anthropic-ratelimit-unified-5h-utilization",
+        "anthropic-ratelimit-unified-5h-reset",
+        "anthropic-ratelimit-unified-5h-surpassed-threshold",
+    ),
+    7 * amounts.DAY_MS: _Unified(
+        "seven_day",
+        "anthropic-ratelimit-unified-7d-status",
+        "anthropic-ratelimit-unified-7d-utilization",
+        "anthropic-ratelimit-unified-7d-reset",
+        "anthropic-ratelimit-unified-7d-surpassed-threshold",
+    ),
+}
+_CODEX_WINDOWS: Mapping[int | None, _Codex] = {
+    5 * amounts.HOUR_MS: _Codex(
+        "x-codex-primary-used-percent",
+        "x-codex-primary-window-minutes",
+        "x-codex-primary-reset-at",
+        length_minutes="300",
+    ),
+    7 * amounts.DAY_MS: _Codex(
+        "x-codex-secondary-used-percent",
+        "x-codex-secondary-window-minutes",
+        "x-codex-secondary-reset-at",
+        length_minutes="10080",
+    ),
+}
 
 
 def limit_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, *, with_windows: bool) -> dict[str, str]:
@@ -41,11 +120,11 @@ def budget_headers(protocol: Protocol, status: LimitsStatus, now_ms: int, error:
         if error.message.isascii() and error.message.isprintable():  # it names a contact, which may be anything
             headers["x-codex-promo-message"] = error.message
         return headers
-    headers.pop(f"{_UNIFIED}-representative-claim", None)
-    headers[f"{_UNIFIED}-status"] = "rejected"
-    headers[f"{_UNIFIED}-overage-disabled-reason"] = "org_spend_cap_reached"
+    headers.pop(_CLAIM, None)
+    headers[_STATUS] = "rejected"
+    headers[_REASON] = "org_spend_cap_reached"
     if error.resets_at_seconds is not None:
-        headers[f"{_UNIFIED}-reset"] = str(error.resets_at_seconds)
+        headers[_RESET] = str(error.resets_at_seconds)
     return headers
 
 
@@ -53,33 +132,27 @@ def anthropic_headers(status: LimitsStatus, now_ms: int, *, with_windows: bool) 
     """The headers for one answer. `with_windows` is for answers that succeed or are refused by a budget: clients
     take their presence on a 429 for "the plan is used up"."""
     headers: dict[str, str] = {}
-    for name, bucket in (("requests", status.requests), ("tokens", status.tokens)):
+    for names, bucket in ((_REQUESTS, status.requests), (_TOKENS, status.tokens)):
         if bucket is not None:
-            headers.update(_bucket_headers(name, bucket))
+            full_at = amounts.show_stamp(bucket.full_at_ms + amounts.SECOND_MS - 1)
+            headers |= _bucket_headers(names, bucket, full_at)
     if with_windows:
-        windows = {
-            _UNIFIED_WINDOWS[budget.window_ms]: budget
-            for budget in status.budgets
-            if budget.window_ms in _UNIFIED_WINDOWS
-        }
-        headers.update(_window_headers(windows, now_ms))
+        headers |= _unified_headers(status.budgets, now_ms)
     return headers
 
 
 def openai_headers(status: LimitsStatus, now_ms: int) -> dict[str, str]:
     """The headers for one answer."""
     headers: dict[str, str] = {}
-    for name, bucket in (("requests", status.requests), ("tokens", status.tokens)):
+    for names, bucket in ((_OPENAI_REQUESTS, status.requests), (_OPENAI_TOKENS, status.tokens)):
         if bucket is not None:
-            headers[f"x-ratelimit-limit-{name}"] = str(bucket.per_minute)
-            headers[f"x-ratelimit-remaining-{name}"] = str(max(0, bucket.level))
-            headers[f"x-ratelimit-reset-{name}"] = _go_duration(bucket.full_at_ms - now_ms)
+            headers |= _bucket_headers(names, bucket, _go_duration(bucket.full_at_ms - now_ms))
     for budget in status.budgets:
-        if budget.window_ms in _CODEX_WINDOWS:
-            prefix = f"x-codex-{_CODEX_WINDOWS[budget.window_ms]}"
-            headers[f"{prefix}-used-percent"] = f"{100 * budget.used / budget.tokens:.1f}"
-            headers[f"{prefix}-window-minutes"] = str(budget.window_ms // amounts.MINUTE_MS)
-            headers[f"{prefix}-reset-at"] = _reset(budget, now_ms)
+        codex = _CODEX_WINDOWS.get(budget.window_ms)
+        if codex is not None:
+            headers[codex.percent] = f"{100 * budget.used / budget.tokens:.1f}"
+            headers[codex.minutes] = codex.length_minutes
+            headers[codex.reset] = _reset(budget, now_ms)
     return headers
 
 
@@ -95,38 +168,39 @@ def _go_duration(duration_ms: int) -> str:
     return f"{minutes}m{seconds}" if minutes else seconds
 
 
-def _bucket_headers(name: str, bucket: BucketStatus) -> dict[str, str]:
-    prefix = f"anthropic-ratelimit-{name}"
+def _bucket_headers(names: _Bucket, bucket: BucketStatus, full_at: str) -> dict[str, str]:
     return {
-        f"{prefix}-limit": str(bucket.per_minute),
-        f"{prefix}-remaining": str(max(0, bucket.level)),
-        f"{prefix}-reset": amounts.show_stamp(bucket.full_at_ms + amounts.SECOND_MS - 1),
+        names.limit: str(bucket.per_minute),
+        names.remaining: str(max(0, bucket.level)),
+        names.reset: full_at,
     }
 
 
-def _window_headers(windows: dict[str, BudgetStatus], now_ms: int) -> dict[str, str]:
-    if not windows:
-        return {}
-    headers = {}
-    for name, budget in windows.items():
-        prefix = f"{_UNIFIED}-{name}"
-        headers[f"{prefix}-status"] = _word(budget)
-        headers[f"{prefix}-utilization"] = f"{budget.used / budget.tokens:.4f}"
-        headers[f"{prefix}-reset"] = _reset(budget, now_ms)
-        passed = [share for share in _WARNINGS if budget.used >= share * budget.tokens]
-        if passed:
-            headers[f"{prefix}-surpassed-threshold"] = str(passed[0])
-    fullest = max(windows, key=lambda name: windows[name].used / windows[name].tokens)
-    headers[f"{_UNIFIED}-status"] = _word(windows[fullest])
-    headers[f"{_UNIFIED}-reset"] = _reset(windows[fullest], now_ms)
-    headers[f"{_UNIFIED}-representative-claim"] = _CLAIMS[fullest]
-    return headers
+def _unified_headers(budgets: Sequence[BudgetStatus], now_ms: int) -> dict[str, str]:
+    """Each window that Claude Code shows, and the fullest of them once more, as the one that counts."""
+    headers: dict[str, str] = {}
+    fullest: dict[str, str] = {}
+    most_used = -1.0
+    for budget in budgets:
+        names = _UNIFIED_WINDOWS.get(budget.window_ms)
+        if names is None:
+            continue
+        share, word, reset = budget.used / budget.tokens, _word(budget), _reset(budget, now_ms)
+        headers[names.status] = word
+        headers[names.utilization] = f"{share:.4f}"
+        headers[names.reset] = reset
+        if budget.used >= _FIRST_WARNING * budget.tokens:
+            is_last = budget.used >= _LAST_WARNING * budget.tokens
+            headers[names.threshold] = str(_LAST_WARNING if is_last else _FIRST_WARNING)
+        if share > most_used:
+            most_used, fullest = share, {_STATUS: word, _RESET: reset, _CLAIM: names.claim}
+    return headers | fullest
 
 
 def _word(budget: BudgetStatus) -> str:
-    if not budget.left:
+    if budget.used >= budget.tokens:
         return "rejected"
-    return "allowed_warning" if budget.used >= min(_WARNINGS) * budget.tokens else "allowed"
+    return "allowed_warning" if budget.used >= _FIRST_WARNING * budget.tokens else "allowed"
 
 
 def _reset(budget: BudgetStatus, now_ms: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
+import msgspec
+
 from gateway.core.usage import Usage
 
 KeyRow = NewType("KeyRow", int)
@@ -67,8 +69,7 @@ class Secret:
     expires: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRow:
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One admitted request."""
 
     key: KeyRow

@@ -49,6 +49,8 @@ class SharedBudgets:
 
     def admit(self, upstream: str, hold: Hold, now_ms: int) -> "SharedHold | SharedDenial":
         """Take the hold under all lids, or take nothing and return what forbids it longest."""
+        if not self._lids:
+            return SharedHold(self._lids, upstream, hold)
         lids = [self._lids[owner] for owner in (INSTANCE, upstream) if owner in self._lids]
         denials = [(lid, lid.admit(hold, now_ms)) for lid in lids]
         denied = [

@@ -3,18 +3,26 @@
 Lines end with LF, CR or CRLF, also when the two halves of a CRLF come in different reads. The data lines of an
 event are joined; a blank line completes it, and one that the end of the stream cut off is none. Only data is kept:
 names, ids and comments say nothing of usage.
+
+Nearly every read holds whole events, one or several, each with one line of data. Such a read is not taken apart
+line by line: its events are the lines of data before a blank line, if no other line of data is in it.
 """
+
+import re
 
 MAX_EVENT_BYTES = 16 * 2**20
 """A larger event is passed over (it still reaches the client): memory for each stream must have an end."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CR = ord("\r")
+_EVENT = re.compile(rb"\ndata: ?(.*)\n(?=\n)")
+"""A line of data with a blank line after it, where lines end with LF."""
 
 
 class EventReader:
     """Fed with chunks as they come, gives the data of each event that they complete."""
 
-    __slots__ = ("_after_cr", "_data", "_data_bytes", "_is_first", "_line", "_line_bytes")
+    __slots__ = ("_after_cr", "_data", "_data_bytes", "_is_between_events", "_is_first", "_line", "_line_bytes")
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -24,9 +32,20 @@ class EventReader:
         self._data_bytes = 0
         self._after_cr = False
         self._is_first = True
+        self._is_between_events = False
+        """All that came is done with, so what comes next begins an event."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that `chunk` completes, in order."""
+        if self._is_between_events:
+            events = _whole_events(chunk)
+            if events is not None:
+                return events
+        events = self._feed_lines(chunk)
+        self._is_between_events = not (self._line or self._data_bytes or self._after_cr or self._is_first)
+        return events
+
+    def _feed_lines(self, chunk: bytes) -> list[bytes]:
         if self._after_cr and chunk:
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
@@ -65,3 +84,12 @@ class EventReader:
             self._data_bytes = 0
             return event
         return None
+
+
+def _whole_events(chunk: bytes) -> list[bytes] | None:
+    """The data of a chunk of whole events; `None` if it is more than events with one line of data each, or less."""
+    if chunk[-2:] != b"\n\n" or _CR in chunk or len(chunk) > MAX_EVENT_BYTES:
+        return None
+    lines = b"\n" + chunk
+    events = _EVENT.findall(lines)
+    return events if len(events) == lines.count(b"\ndata:") else None

@@ -1,10 +1,9 @@
 """How a key stands against its limits at one moment: what the usage page, the CLI and headers show."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetStatus:
+class BudgetStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One budget. `used + left == tokens` unless it is over."""
 
     tokens: int
@@ -34,8 +33,7 @@ class BudgetStatus:
         return self.used * 100 // self.tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BucketStatus:
+class BucketStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A per-minute limit."""
 
     per_minute: int
@@ -45,8 +43,7 @@ class BucketStatus:
     """When it will be full again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitsStatus:
+class LimitsStatus(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """All limits of a key; `None` where it has none."""
 
     budgets: tuple[BudgetStatus, ...]

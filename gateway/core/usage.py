@@ -7,14 +7,13 @@ context back from the cache each turn would otherwise use up a budget with token
     Usage(input=100, output=50, cache_write=20, cache_read=1_001).charge == 100 + 50 + 20 + 101
 """
 
-from dataclasses import dataclass
+import msgspec
 
 CACHE_READS_PER_TOKEN = 10
 """So many tokens read from the cache count as one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The four token counts of a request; never negative."""
 
     input: int = 0

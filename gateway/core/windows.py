@@ -7,6 +7,8 @@ slot leaves as a whole, W after its second is over: never earlier than its reque
     window 5h; 1,000 tokens charged to a request that started at 10:00:00.250
     they stand in the window until 15:00:01.000
 
+So at a time `now` the window holds the slots from `(now - W) // SLOT_MS` on.
+
 Slots are kept in two flat arrays, 16 bytes each; what has left stands before `_first` until there is enough of it
 to be worth cutting off.
 """
@@ -35,12 +37,13 @@ class RollingWindow:
 
     def add(self, started_ms: int, charge: int, now_ms: int) -> None:
         """Count a settled request, at the time it started, however long ago that was."""
-        slot = started_ms // SLOT_MS
-        if charge == 0 or self._leaves_at(slot, now_ms) <= now_ms:
+        if self.window_ms is None:
+            self.used += charge
             return
-        self.used += charge
-        if self.window_ms is not None:
+        slot = started_ms // SLOT_MS
+        if charge and slot >= (now_ms - self.window_ms) // SLOT_MS:
             self._insert(slot, charge)
+            self.used += charge
 
     def fill(self, slots: Iterable[tuple[int, int]], now_ms: int) -> None:
         """Count what the ledger holds in an empty window: (slot, charge) in order of time."""
@@ -53,11 +56,14 @@ class RollingWindow:
 
     def advance(self, now_ms: int) -> None:
         """Let go of what has left the window."""
-        while self._first < len(self._slots) and self._leaves_at(self._slots[self._first], now_ms) <= now_ms:
+        if self.window_ms is None:
+            return
+        slots, oldest = self._slots, (now_ms - self.window_ms) // SLOT_MS
+        while self._first < len(slots) and slots[self._first] < oldest:
             self.used -= self._charges[self._first]
             self._first += 1
-        if self._first > _CUT_OFF_AT and self._first * 2 > len(self._slots):
-            del self._slots[: self._first], self._charges[: self._first]
+        if self._first > _CUT_OFF_AT and self._first * 2 > len(slots):
+            del slots[: self._first], self._charges[: self._first]
             self._first = 0
 
     def below_at(self, ceiling: int) -> int | None:
@@ -70,6 +76,12 @@ class RollingWindow:
             if remaining <= ceiling:
                 return (self._slots[place] + 1) * SLOT_MS + self.window_ms
         return None
+
+    def falls_at(self) -> int | None:
+        """When the first of it will leave; `None`: never, or nothing is used. Advance first."""
+        if self.window_ms is None or self._first == len(self._slots):
+            return None
+        return (self._slots[self._first] + 1) * SLOT_MS + self.window_ms
 
     def empty_at(self) -> int | None:
         """When the last of it will have left; `None`: never, or nothing is used. Advance first."""
@@ -87,7 +99,3 @@ class RollingWindow:
         else:
             self._slots.insert(place, slot)
             self._charges.insert(place, charge)
-
-    def _leaves_at(self, slot: int, now_ms: int) -> int:
-        """When the slot leaves; after now for ever where nothing leaves."""
-        return now_ms + 1 if self.window_ms is None else (slot + 1) * SLOT_MS + self.window_ms

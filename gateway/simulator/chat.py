@@ -1,8 +1,9 @@
 """Chat completions, as JSON or as chunks, with the quirks of vendors that are compatible (PROTOCOLS B.4)."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.core.usage import Usage
 from gateway.simulator.content import (

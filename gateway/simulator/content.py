@@ -5,9 +5,11 @@ Text is made of words of four bytes for each token, so an estimate of bytes / 4 
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.core.usage import NO_USAGE, Usage
 from gateway.simulator.scripts import Ask, Script

@@ -1,8 +1,10 @@
 """A message of Anthropic's: content blocks, as JSON or as events, and what they report (PROTOCOLS A.4, A.5)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.core.usage import NO_USAGE, Usage
 from gateway.simulator.content import (
