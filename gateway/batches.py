@@ -1,53 +1,87 @@
-"""What the ledger writes together: rows, the statements that write them, and who waits for each row."""
+"""What the ledger writes together: rows, the statements that write them, and who waits for each row.
+
+A statement writes many rows in one step, because each step may have to wait until the loop's thread lets the
+writer's go on. It is a transaction by itself, and each row counts in the totals as if it came alone.
+"""
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 
-PATIENCE_SECONDS = 10.0
-"""How long anybody waits for a disk that does not take a row."""
+MOST_ROWS = 32
+"""In one statement. Each number of rows has a text of its own, and a connection keeps 128 of them prepared."""
+
+Statement = tuple[str, Sequence[object]]
+"""A text and its parameters."""
+
+# In the order of `_values`.
+_COLUMNS = (
+    "key, started, sequence, model, status, latency, input, output, cache_write, cache_read, estimated, upstream"
+)
+
+
+def _texts(write: str) -> Mapping[int, str]:
+    """Number of rows -> the text that writes so many, which are called `due` in it."""
+    columns = _COLUMNS.split(", ")
+    row = f"({', '.join('?' for _ in columns)})"
+    return {
+        number: f"WITH due ({_COLUMNS}) AS (VALUES {', '.join([row] * number)}) {write}"
+        for number in range(1, MOST_ROWS + 1)
+    }
+
 
 # A row whose key is gone is not written, and says nothing.
-INSERT_ROW = """
-    INSERT INTO request
-        (key, started, sequence, model, status, latency,
-         input, output, cache_write, cache_read, estimated, upstream)
-    SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12
-    FROM key
-    WHERE id = ?1
-"""
-COMPLETE_ROW = """
+INSERT_ROWS = _texts(f"""
+    INSERT INTO request ({_COLUMNS})
+    SELECT * FROM due
+    WHERE key IN (SELECT id FROM key)
+""")  # noqa: S608 - constants
+COMPLETE_ROWS = _texts("""
     UPDATE request
-    SET model = ?4, status = ?5, latency = ?6,
-        input = ?7, output = ?8, cache_write = ?9, cache_read = ?10, estimated = ?11, upstream = ?12
-    WHERE key = ?1 AND started = ?2 AND sequence = ?3
-"""
+    SET model = due.model, status = due.status, latency = due.latency,
+        input = due.input, output = due.output, cache_write = due.cache_write, cache_read = due.cache_read,
+        estimated = due.estimated, upstream = due.upstream
+    FROM due
+    WHERE request.key = due.key AND request.started = due.started AND request.sequence = due.sequence
+""")
 ADD_REFUSALS = {
     refusal: f"UPDATE key SET refused_{refusal} = refused_{refusal} + ?2 WHERE id = ?1"  # noqa: S608 - constants
     for refusal in Refusal
 }
-
-Statements = list[tuple[str, Sequence[Sequence[object]]]]
-"""Each with its rows, in the order in which they are run."""
 
 
 @dataclass(slots=True)
 class Rows:
     """Rows of one kind, and who waits for each: the deadline, and what is done when the row is safe."""
 
+    texts: Mapping[int, str]
+    """`INSERT_ROWS` or `COMPLETE_ROWS`."""
     rows: list[LedgerRow] = field(default_factory=list)
     waiting: list[tuple[float, asyncio.Future[None]]] = field(default_factory=list)
 
-    def add(self, row: LedgerRow) -> asyncio.Future[None]:
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
+    def add(self, row: LedgerRow, deadline: float) -> asyncio.Future[None]:
+        """`deadline`: when to stop waiting for the disk, in the time of `expire`."""
+        waiter: asyncio.Future[None] = asyncio.Future()
         self.rows.append(row)
-        self.waiting.append((loop.time() + PATIENCE_SECONDS, waiter))
+        self.waiting.append((deadline, waiter))
         return waiter
+
+    def statements(self) -> Iterator[Statement]:
+        """Together they write all rows, once."""
+        for first in range(0, len(self.rows), MOST_ROWS):
+            yield self._statement(self.rows[first : first + MOST_ROWS])
+
+    def one_by_one(self) -> Iterator[tuple[Statement, LedgerRow, asyncio.Future[None]]]:
+        """For each row the statement that writes it alone, and who waits for it."""
+        for row, (_, waiter) in zip(self.rows, self.waiting, strict=True):
+            yield self._statement([row]), row, waiter
+
+    def _statement(self, rows: Sequence[LedgerRow]) -> Statement:
+        return self.texts[len(rows)], [value for row in rows for value in _values(row)]
 
     def release(self) -> None:
         """They are safe: let those go on who wait."""
@@ -68,23 +102,16 @@ class Rows:
 class Batch:
     """What is written together."""
 
-    opened: Rows = field(default_factory=Rows)
-    settled: Rows = field(default_factory=Rows)
+    opened: Rows = field(default_factory=lambda: Rows(INSERT_ROWS))
+    settled: Rows = field(default_factory=lambda: Rows(COMPLETE_ROWS))
     refusals: Counter[tuple[KeyRow, Refusal]] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
         return bool(self.opened.rows or self.settled.rows or self.refusals)
 
-    def openings(self) -> Statements:
-        return [(INSERT_ROW, [_columns(row) for row in self.opened.rows])] if self.opened.rows else []
-
-    def settlements(self) -> Statements:
-        statements: Statements = []
-        if self.settled.rows:
-            statements.append((COMPLETE_ROW, [_columns(row) for row in self.settled.rows]))
-        for (key, refusal), count in self.refusals.items():
-            statements.append((ADD_REFUSALS[refusal], [(key, count)]))
-        return statements
+    def counts(self) -> list[Statement]:
+        """They add the refusals."""
+        return [(ADD_REFUSALS[refusal], (key, count)) for (key, refusal), count in self.refusals.items()]
 
 
 def fail(waiter: asyncio.Future[None], text: str) -> None:
@@ -94,8 +121,7 @@ def fail(waiter: asyncio.Future[None], text: str) -> None:
         waiter.exception()  # the request may have ended by itself, and nobody ask
 
 
-def _columns(row: LedgerRow) -> tuple[object, ...]:
-    """The values of INSERT_ROW and COMPLETE_ROW."""
+def _values(row: LedgerRow) -> tuple[object, ...]:
     usage = row.usage
     return (
         row.key,
@@ -108,6 +134,6 @@ def _columns(row: LedgerRow) -> tuple[object, ...]:
         usage.output,
         usage.cache_write,
         usage.cache_read,
-        int(row.estimated),
+        row.estimated,
         row.upstream,
     )

@@ -15,10 +15,11 @@ class Clock:
 
     def __init__(self, newest_row_ms: int = 0) -> None:
         """`newest_row_ms`: the latest start in the ledger; 0 for none."""
-        self._offset_ms = max(self.wall_ms(), newest_row_ms + 1) - _since_boot_ms()
+        start_ms = max(self.wall_ms(), newest_row_ms + 1)
+        self._offset = start_ms * _NANOSECONDS_PER_MS - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def now_ms(self) -> int:
-        return self._offset_ms + _since_boot_ms()
+        return (self._offset + time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // _NANOSECONDS_PER_MS
 
     @staticmethod
     def wall_ms() -> int:
@@ -28,7 +29,3 @@ class Clock:
     def stepped_ms(self) -> int:
         """By how much the wall clock is ahead of this one; far from 0 after a step."""
         return self.wall_ms() - self.now_ms()
-
-
-def _since_boot_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // _NANOSECONDS_PER_MS

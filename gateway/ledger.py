@@ -4,8 +4,8 @@ A request's row is opened at admission and completed at settling. Whoever waits 
 carries it. Opened rows need not be synced, but nothing is sent to an upstream before they are written. Completed
 ones are synced (`synchronous=FULL`), and so are the opened rows before them.
 
-    rows due -> opened: BEGIN IMMEDIATE, inserts, COMMIT           -> those waiting to be sent go on
-             -> settled: BEGIN IMMEDIATE, updates, COMMIT, synced  -> those waiting for their end go on
+    rows due -> opened: inserted, committed            -> those waiting to be sent go on
+             -> settled: updated, committed and synced -> those waiting for their end go on
                      ^ meanwhile the next rows gather
 
 When the disk fails, the rows stay in memory and are written when it is back; until then `is_writable` is false and
@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import aiosqlite
 
-from gateway.batches import COMPLETE_ROW, INSERT_ROW, Batch, Statements, fail
+from gateway.batches import Batch, Rows, Statement, fail
 from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.database import at_once, transaction
@@ -32,6 +32,8 @@ LOOK_SECONDS = 0.25
 """How often the writer looks for changes that the command line made, and tries a failed disk again."""
 REFUSALS_EVERY_LOOKS = 4
 """Refusals are written once a second at most: a looping client must not wear the disk."""
+PATIENCE_SECONDS = 10.0
+"""How long anybody waits for a disk that does not take a row; one look more or less."""
 CLOSE_SECONDS = 10.0
 """How long the last rows may take at the end of the process."""
 UNRECORDABLE = "Usage of this API key cannot be recorded. The administrator needs to look at it."
@@ -68,6 +70,8 @@ class Ledger:
         self._refusals: Counter[tuple[KeyRow, Refusal]] = Counter()
         self._work = asyncio.Event()
         self._looks = 0
+        self._deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        """Until when rows that come due before the next look are waited for."""
         self._refused: set[KeyRow] = set()
         """Keys whose rows the database does not take, though it takes others'."""
         self._failing: set[str] = set()
@@ -86,13 +90,13 @@ class Ledger:
         """Record an admitted request. The future is done once a crash of this process cannot lose it; it fails with
         `Unavailable` if the database takes other rows and not this one, or does not take it in time."""
         self._work.set()
-        return self._due.opened.add(row)
+        return self._due.opened.add(row, self._deadline)
 
     def settle(self, row: LedgerRow) -> asyncio.Future[None]:
         """Complete a request's row. The future is done once a power cut cannot lose it; it fails with `Unavailable`
         if the disk does not take it in time, and then it is written later, or if the database refuses it."""
         self._work.set()
-        return self._due.settled.add(row)
+        return self._due.settled.add(row, self._deadline)
 
     def check_key(self, key: KeyRow) -> None:
         """Raise `Unavailable` if the database has refused a row of this key, and nothing was mended since."""
@@ -130,9 +134,11 @@ class Ledger:
         self._looks += 1
         self._work.set()
         loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._deadline = now + PATIENCE_SECONDS
         for batch in (self._writing, self._due):
-            batch.opened.expire(loop.time())
-            batch.settled.expire(loop.time())
+            batch.opened.expire(now)
+            batch.settled.expire(now)
         loop.call_later(LOOK_SECONDS, self._tick)
 
     async def _run(self) -> None:
@@ -171,45 +177,48 @@ class Ledger:
     async def _write_batch(self, batch: Batch) -> None:
         """In two commits: nobody who is to be sent waits for others to be synced."""
         if batch.opened.rows:
-            await self._commit("NORMAL", batch.openings(), batch)
+            await self._commit("NORMAL", batch.opened)
             batch.opened.release()
         if batch:
-            await self._commit("FULL", batch.settlements(), batch)
+            await self._commit("FULL", batch.settled, batch.counts())
             batch.settled.release()
             batch.refusals.clear()
 
-    async def _commit(self, synchronous: str, statements: Statements, batch: Batch) -> None:
+    async def _commit(self, synchronous: str, rows: Rows, counts: Sequence[Statement] = ()) -> None:
+        statements = [*rows.statements(), *counts]
+
         def write(connection: sqlite3.Connection) -> None:
             if synchronous != self._synchronous:
                 connection.execute(f"PRAGMA synchronous = {synchronous}")
                 self._synchronous = synchronous
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, rows in statements:
-                    connection.executemany(sql, rows)
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.rollback()
-                raise
+            if len(statements) == 1:
+                connection.execute(*statements[0])  # a transaction by itself
+            else:
+                _execute_together(connection, statements)
 
         try:
             await at_once(self._connection, write)
         except (sqlite3.IntegrityError, OverflowError):
-            await self._commit_one_by_one(statements, batch)
+            await self._commit_one_by_one(rows, counts)
 
-    async def _commit_one_by_one(self, statements: Statements, batch: Batch) -> None:
+    async def _commit_one_by_one(self, rows: Rows, counts: Sequence[Statement]) -> None:
         """One row that cannot be written must not take the others with it; nor may it be answered unrecorded."""
         async with transaction(self._connection):
-            for sql, rows in statements:
-                for number, row in enumerate(rows):
-                    try:
-                        await self._connection.execute(sql, row)
-                    except (sqlite3.IntegrityError, OverflowError) as error:
-                        _log.error(Event.LEDGER_ROW_REFUSED, exc_info=error)
-                        if sql in (INSERT_ROW, COMPLETE_ROW):
-                            refused = batch.opened if sql == INSERT_ROW else batch.settled
-                            self._refused.add(refused.rows[number].key)
-                            fail(refused.waiting[number][1], UNRECORDABLE)
+            for statement, row, waiter in rows.one_by_one():
+                if not await self._is_taken(statement):
+                    self._refused.add(row.key)
+                    fail(waiter, UNRECORDABLE)
+            for statement in counts:
+                await self._is_taken(statement)
+
+    async def _is_taken(self, statement: Statement) -> bool:
+        """Whether the database takes it; it is executed then."""
+        try:
+            await self._connection.execute(*statement)
+        except (sqlite3.IntegrityError, OverflowError) as error:
+            _log.error(Event.LEDGER_ROW_REFUSED, exc_info=error)
+            return False
+        return True
 
     async def _look(self) -> None:
         """Follow what another process has changed. What fails is tried again at the next look, and until it works
@@ -234,3 +243,14 @@ class Ledger:
             self._failing.add(part)
         if self.is_writable != was_writable:
             _log.warning(Event.LEDGER_RECOVERED if self.is_writable else Event.LEDGER_FAILING, exc_info=error)
+
+
+def _execute_together(connection: sqlite3.Connection, statements: Sequence[Statement]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            connection.execute(*statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

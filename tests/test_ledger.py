@@ -9,6 +9,7 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from gateway.batches import MOST_ROWS
 from gateway.core.errors import Unavailable
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.core.usage import Usage
@@ -102,6 +103,25 @@ async def test_a_row_that_cannot_be_written_does_not_take_the_others_with_it(dat
     assert [(kept.status, kept.usage.output) for kept in database.rows(key)] == [(None, 5), (200, 9)]
     assert database.query("SELECT total_requests, total_output FROM key") == [(1, 9)]
     assert database.query("SELECT requests, output FROM usage_by_hour") == [(1, 9)]
+
+
+async def test_among_more_rows_than_one_statement_takes_only_the_bad_one_is_refused(database: Database) -> None:
+    _, key = await database.create_key()
+    number = 2 * MOST_ROWS
+    bad = number - 2
+    async with open_ledger(database.path) as book:
+        await asyncio.gather(*[book.open(row(key.row, started)) for started in range(number)])
+        book.count_refusal(key.row, Refusal.SIZE)
+        waits = [
+            book.settle(row(key.row, started, status=200, output=2**70 if started == bad else 9))
+            for started in range(number)
+        ]
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*waits, return_exceptions=True)
+    assert [place for place, outcome in enumerate(outcomes) if outcome is not None] == [bad]
+    assert [place for place, kept in enumerate(database.rows(key)) if kept.status is None] == [bad]
+    totals = database.query("SELECT total_requests, total_output, refused_size FROM key")
+    assert totals == [(number - 1, 9 * (number - 1), 1)]
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), ValueError("an odd row")])

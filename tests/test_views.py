@@ -1,8 +1,7 @@
 """What the pages say about a key: figures, times and states in words."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from gateway.core import views
 from gateway.core.account import (
