@@ -134,14 +134,20 @@ class Admission:
         now_ms = self._clock.now_ms()
         shared_hold = self._shared_budgets.admit(upstream, parsed.hold, now_ms)
         if isinstance(shared_hold, SharedDenial):
-            lid, whose = shared_hold.lid, shared_hold.whose
-            error = explain(shared_hold.denial, parsed.hold, lid, now_ms, self._signpost, whose=whose)
-            raise self._refusal(error, shared_hold.denial.refusal, limits, protocol, now_ms)
+            found, lid, whose = shared_hold.denial, shared_hold.lid, shared_hold.whose
+            raise self._refusal(
+                explain(found, parsed.hold, lid, now_ms, self._signpost, whose=whose),
+                found.refusal,
+                limits,
+                protocol,
+                now_ms,
+            )
         denial = limits.admit(parsed.hold, now_ms)
         if denial is not None:
             shared_hold.release(now_ms)
-            error = explain(denial, parsed.hold, key, now_ms, self._signpost)
-            raise self._refusal(error, denial.refusal, limits, protocol, now_ms)
+            raise self._refusal(
+                explain(denial, parsed.hold, key, now_ms, self._signpost), denial.refusal, limits, protocol, now_ms
+            )
         return Reservation(
             limits,
             shared_hold,
@@ -157,7 +163,10 @@ class Admission:
     def _refusal(
         self, error: GatewayError, refusal: Refusal, limits: KeyLimits, protocol: Protocol, now_ms: int
     ) -> GatewayError:
-        """Count a refusal; its error, with the headers that tell how the key stands."""
+        """Count a refusal; its error, with the headers that tell how the key stands.
+
+        Nobody may give it a name of its own and raise it: with its traceback it would be a circle, which keeps all
+        that the request had at hand, body and all, until the garbage collector comes by."""
         self._ledger.count_refusal(limits.key.row, refusal)
         status = limits.status(now_ms)
         if isinstance(error, BudgetExceeded):

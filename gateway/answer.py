@@ -127,8 +127,10 @@ class Answer(AsyncIterator[bytes]):
     def _flow(self) -> bool:
         """Hand over what has come. False if it is not wanted, or what comes next is not."""
         if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+            try:
+                raise self._error
+            finally:
+                self._error = None
         if self._take is not None and self._pieces and not self._take(self._received()):
             self._take = None
         return self._take is not None

@@ -81,9 +81,11 @@ async def running(settings: Settings, accesses: Sequence[Access]) -> AsyncIterat
                     Lookups(settings, authenticator, admission, upstreams),
                     pages,
                     admission,
-                )
+                ),
+                answers.count,
             )
 
+        answers = Answers()
         book = CountedLedger(writer, follow)
         shared_budgets = await history.read_shared_budgets(reader, _budgets(settings, accesses), clock.now_ms())
         admission = Admission(reader, clock, book, catalog, signpost, shared_budgets)
@@ -97,9 +99,8 @@ async def running(settings: Settings, accesses: Sequence[Access]) -> AsyncIterat
         await stack.enter_async_context(background(catalog.run()))
         await stack.enter_async_context(background(_finish_erasures(janitor, path)))
         await stack.enter_async_context(background(_report_clock_steps(clock)))
-        answers = Answers()
         yield Gateway(
-            handler=answers.of(handover.handle),
+            handler=handover.handle,
             admission=admission,
             ledger=book,
             handover=handover,

@@ -32,6 +32,7 @@ READ_BUFFER_BYTES = 64 * 2**10
 _RECEIVED = memoryview(bytearray(64 * 2**10))
 """Where all connections receive, in turn: the parser copies out of it what it passes on, before anything else is
 received. So no larger piece is ever passed on, and connections that wait own no buffer."""
+_NOTHING = memoryview(b"")
 WRITE_BYTES = 64 * 2**10
 """A request up to this size leaves in one write; a longer one in pieces, so that it is never copied as a whole."""
 
@@ -55,7 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answer.end()  # none is under way
         self._idle_until = math.inf
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._may_write = True
         self._may_read = True
         self._start()
@@ -121,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
             piece, self._unsent = self._unsent[:WRITE_BYTES], self._unsent[WRITE_BYTES:]
             self._transport.write(piece)
         if not self._unsent:
-            self._unsent = memoryview(b"")  # even an empty view holds on to the body
+            self._unsent = _NOTHING  # even an empty view holds on to the body
 
     def _watch(self) -> None:
         """Look at the deadline, now and whenever one may have passed: none is set nearer than `_shortest`."""

@@ -8,22 +8,18 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from functools import partial
 
 import aiosqlite
-from aiohttp import web
 
 from gateway.core.records import KeyRow, LedgerRow, Refusal
 from gateway.core.usage import Usage
 from gateway.core.wire import MODEL_PLACE, Endpoint
-from gateway.dispatch import Handler
 from gateway.ledger import Ledger
-from gateway.reservation import CLIENT_LEFT
 
 OTHER = "other"
 """Pages, probes, and whatever is not served."""
-KINDS = tuple(field.name for field in fields(Usage))
+KINDS = Usage.__struct_fields__
 
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds; the last is how long an answer waits for the disk."""
@@ -38,19 +34,9 @@ class Answers:
         self.counts: Counter[tuple[str, int]] = Counter()
         """(path of the endpoint or `OTHER`, status)."""
 
-    def of(self, handler: Handler) -> Handler:
-        """The same handler, counted. A client that leaves is a 499, as in the ledger."""
-
-        async def count(request: web.BaseRequest) -> web.StreamResponse:
-            status = CLIENT_LEFT
-            try:
-                response = await handler(request)
-                status = response.status
-                return response
-            finally:
-                self.counts[_label(request.path), status] += 1
-
-        return count
+    def count(self, path: str, status: int) -> None:
+        """Count an answer. A client that leaves is a 499, as in the ledger."""
+        self.counts[_label(path), status] += 1
 
 
 def _label(path: str) -> str:

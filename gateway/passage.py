@@ -21,6 +21,7 @@ def begin(
 ) -> None:
     """Give the response its head; `limits` are the headers that tell of the key's."""
     headers = wire.answer_headers(answer.headers)
+    answer.headers = ()  # an answer may take minutes
     if not keeps_length:
         headers = [header for header in headers if header[0] != "content-length"]
     if not answer.content_type:

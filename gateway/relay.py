@@ -69,7 +69,7 @@ class Relay:
 
     async def _relay(self, call: _Call, request: web.BaseRequest) -> web.StreamResponse:
         query = wire.upstream_query(call.endpoint, request.rel_url.raw_query_string)
-        key = await self._authenticator.authenticate(request.headers.items())
+        key = await self._authenticator.authenticate(request.headers)
         self._admission.check_open()
         body = await read_body(request, self._max_body_bytes)
         parsed = await parse(call.parser, body)
@@ -87,14 +87,15 @@ class Relay:
                 self._admission.reserve(key, parsed, call.api.protocol, upstream) as reservation,
                 self._upstreams.send(attempts, sent, reservation.move) as answer,
             ):
-                del body, sent  # it has been sent: an answer may take minutes, and needs it no more
+                del body, headers, sent  # it has been sent: an answer may take minutes, and needs it no more
                 ClientConnection.of(request).release_upload()
                 meter = meter_for(
                     parsed.hold, answer.status, answer.content_type, answer.content_encoding, call.api
                 )
-                limits = reservation.begin(answer.status, meter)
                 remover = _usage_remover(answer)
-                passage.begin(response, answer, limits, keeps_length=remover is None)
+                passage.begin(
+                    response, answer, reservation.begin(answer.status, meter), keeps_length=remover is None
+                )
                 await Passage(response, answer, meter, remover).run(reservation)
         return response
 

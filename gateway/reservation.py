@@ -86,7 +86,10 @@ class Reservation:
             if not isinstance(reason, (asyncio.CancelledError, Unavailable)):  # a disk was waited for already
                 await self.settle()
         if reason is not error and reason is not None:
-            raise reason from None
+            try:
+                raise reason from None
+            finally:
+                del reason  # with its traceback it is a circle, which would keep what the request had at hand
 
     def move(self, upstream: str) -> bool:
         """The request goes on to another upstream, unless `False`: its budget has no room."""

@@ -170,6 +170,7 @@ class Sending:
         except BaseException:
             self._close()
             raise
+        self._head = b""
         return answer
 
     async def _exchange(self) -> Answer:

@@ -166,9 +166,12 @@ class Asking:
             await self.__aexit__(None, None, None)
             outcome = await self._try(self._request)
         del self._request  # it has been sent, and its body is not kept any longer
-        if isinstance(outcome, GatewayError):
+        if isinstance(outcome, Answer):
+            return outcome
+        try:
             raise outcome
-        return outcome
+        finally:
+            del outcome  # with its traceback it is a circle, which would keep what the request had at hand
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

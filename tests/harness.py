@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import argon2
 
@@ -21,7 +21,7 @@ from gateway.core.settings import Settings
 from gateway.core.usage import Usage
 from gateway.credentials import open_upstreams
 from gateway.hashing import hash_secret
-from gateway.simulator import MODELS, Simulator
+from gateway.simulator import MODELS
 
 OPERATOR_CREDENTIAL = "the-operators-own-credential"
 CREDENTIALS = {"ANTHROPIC_API_KEY": OPERATOR_CREDENTIAL}
@@ -109,9 +109,16 @@ def secret_of(key: Key, api_key: ApiKey, hasher: argon2.PasswordHasher = FAST_HA
     )
 
 
+class Provider(Protocol):
+    """Whoever answers at an origin."""
+
+    @property
+    def origin(self) -> str: ...
+
+
 @asynccontextmanager
 async def serving(
-    provider: Simulator, path: Path, credentials: Mapping[str, str] = CREDENTIALS, **settings: Any
+    provider: Provider, path: Path, credentials: Mapping[str, str] = CREDENTIALS, **settings: Any
 ) -> AsyncIterator[str]:
     """A gateway in front of `provider`, which it has `credentials` for; gives its origin."""
     places = {"anthropic_url": provider.origin, "openai_url": provider.origin, "listen": "127.0.0.1:0"}

@@ -22,6 +22,7 @@ from gateway.clients import (
     Clients,
 )
 from gateway.dispatch import Handler, dispatching
+from gateway.figures import Answers
 from gateway.intake import LARGE_BYTES, read_body
 from tests.harness import until
 
@@ -92,7 +93,9 @@ async def a_door() -> AsyncIterator[Door]:
     door = Door(Clients(MOST, UPLOADS))
     methods = {"GET": door.wait, "POST": door.read, "PUT": door.refuse, "PATCH": door.send}
     routes = {"/": {method: door.counting(handler) for method, handler in methods.items()}}
-    runner = web.ServerRunner(web.Server(dispatching(routes), handler_cancellation=True), shutdown_timeout=0)
+    runner = web.ServerRunner(
+        web.Server(dispatching(routes, Answers().count), handler_cancellation=True), shutdown_timeout=0
+    )
     await runner.setup()
     server = await loop.create_server(
         lambda: ClientConnection(door.clients, cast(web.Server, runner.server), loop), "127.0.0.1", 0
