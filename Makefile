@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SBOM := .venv/sbom
 
-.PHONY: demo run test prove bench bench-short bench-peers lint types check fmt sbom lock clean
+.PHONY: demo run test prove bench bench-short bench-soak bench-peers lint types check fmt sbom lock clean
 
 demo: .venv/ready
 	@exec $(BIN)/python opusmax.py demo
@@ -27,19 +27,23 @@ prove: .venv/dev
 	$(BIN)/python -m pytest prove
 
 # Speed and size beside nginx and others, into bench/RESULTS.md; 11 minutes of an otherwise idle machine with two
-# cores. Needs nginx and Go. The short one fails on a gross regression of a ratio. Peers are measured if installed.
+# cores. Needs nginx and Go. The short one fails on a gross regression of a ratio, the soak is the part about memory
+# over 100,000 requests. Peers are measured if installed.
 bench: .venv/ready .venv/bench/harness
 	$(BIN)/python -m bench.run
 
 bench-short: .venv/ready .venv/bench/harness
 	$(BIN)/python -m bench.run --short
 
+bench-soak: .venv/ready .venv/bench/harness
+	$(BIN)/python -m bench.run --soak
+
 bench-peers:
 	bench/install_peers
 
 .venv/bench/harness: $(wildcard bench/harness/*) | .venv/ready
 	@command -v go > /dev/null || { echo "bench: install Go 1.19 or newer (Debian: golang-go)" >&2; exit 2; }
-	cd bench/harness && go build -trimpath -o $(CURDIR)/$@ .
+	cd bench/harness && CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@ .
 
 # The README's pictures, taken anew from a running server with sample data. Needs Chromium.
 pictures: .venv/dev

@@ -64,7 +64,16 @@ def processor_seconds(process_id: int) -> float:
 
 def memory_megabytes(process_id: int) -> float:
     """Proportional set size (proc_pid_smaps_rollup(5)) of a program and all that it has started, in 10**6 bytes."""
-    return sum(_proportional_kibibytes(member) for member in _family(process_id)) * 1_024 / 1e6
+    return _megabytes(process_id, "Pss")
+
+
+def own_memory_megabytes(process_id: int) -> float:
+    """The same without what is mapped from files: a library counts for less while other programs use it too."""
+    return _megabytes(process_id, "Pss_Anon")
+
+
+def _megabytes(process_id: int, line: str) -> float:
+    return sum(_kibibytes(member, line) for member in _family(process_id)) * 1_024 / 1e6
 
 
 def _family(process_id: int) -> list[int]:
@@ -79,9 +88,9 @@ def _processor_ticks(process_id: int) -> int:
     return int(after_name[11]) + int(after_name[12])  # utime and stime: fields 14 and 15 of proc_pid_stat(5)
 
 
-def _proportional_kibibytes(process_id: int) -> int:
+def _kibibytes(process_id: int, line: str) -> int:
     rollup = Path(f"/proc/{process_id}/smaps_rollup").read_text()
-    found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    found = re.search(rf"^{line}:\s+(\d+) kB", rollup, re.MULTILINE)
     return int(found[1]) if found else 0
 
 

@@ -3,6 +3,7 @@
     saturation   64 connections, small JSON             requests/s, processor time of a request
     latency      1 and 16 connections, small JSON       p50 and p99 of an answer
     streams      20 streams of events 20 ms apart       time to the first event, lateness of each
+    paced        20 streams of events 20 ms apart       processor time of an event
     eager        20 streams without a pause             events/s
     most         the most streams of 20 ms events       whose p99 lateness is below 50 ms
     memory       idle, and with so many streams open    proportional set size
@@ -55,6 +56,13 @@ def streams(running: Running, seconds: float = 4) -> Figures:
         "late_p50": found["late"]["p50"],
         "late_p99": found["late"]["p99"],
     }
+
+
+def paced(running: Running) -> Figures:
+    """The processor time of an event, of 20 streams: so few that a program which is ten times slower keeps up."""
+    before = _processor_seconds(running)
+    found = _load(running, "once", lanes=20, events=100, open=0.3, warm=0, seconds=2)
+    return {"event_cpu_us": (_processor_seconds(running) - before) / found["events"] * 1e6}
 
 
 def eager(running: Running, seconds: float = 2) -> Figures:
@@ -114,15 +122,20 @@ def start(running: Running) -> Figures:
 
 def _load(running: Running, mode: str, **flags: float) -> Mapping[str, Any]:
     """One run of the load; what it saw is added to the subject's counts. Raises `BenchError` for a wrong answer."""
+    found = load(running.address, running.header, mode, **flags)
+    running.counts.requests += found["requests"]
+    running.counts.output += found["events"] if mode != "json" else found["requests"] * JSON_OUTPUT_TOKENS
+    return found
+
+
+def load(address: str, header: str, mode: str, **flags: float) -> Mapping[str, Any]:
+    """One run of the load. Raises `BenchError` for a wrong answer."""
     command = ["taskset", "-c", str(HARNESS_CORE), str(HARNESS), "load", mode]
-    command += ["-target", running.address, "-header", running.header]
+    command += ["-target", address, "-header", header]
     for name, value in flags.items():
         command += [f"-{name.replace('_', '-')}", str(value)]
     done = subprocess.run(command, check=True, capture_output=True, timeout=180)
     found: dict[str, Any] = json.loads(done.stdout)
-    running.counts.requests += found["requests"]
-    running.counts.output += found["events"] if mode != "json" else found["requests"] * JSON_OUTPUT_TOKENS
-    running.counts.failures += found["failures"]
     if found["failures"]:
         raise BenchError(f"{found['failures']} of {found['requests']} answers were wrong: {done.stderr.decode()}")
     return found

@@ -123,6 +123,7 @@ def goals(results: Results, peers: Sequence[Subject]) -> list[Goal]:
         Goal("20 ms streams held, x nginx", results.ratio(us, "streams_held", "nginx"), 0.5, is_least=True),
         Goal("idle, MB", results.of(us, "idle_mb"), 50, ".0f"),
         Goal("memory of an open stream, kB", results.of(us, "5000_stream_kb"), 20, ".0f"),
+        Goal("memory, growth over requests 50,000 to 100,000, MB", results.of(us, "growth_mb"), 2, ".1f"),
         Goal("start to first answer, s", results.of(us, "start_seconds"), 0.8),
         Goal("requests/s with the held last bytes, x without", held, 0.9, is_least=True),
         Goal("… what they add, p50 ms, 1 connection", waited, 1),

@@ -6,6 +6,7 @@ A subject is started anew for each round, alone on its core, and answers `POST /
 import http.client
 import json
 import os
+import secrets
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +34,6 @@ class Counts:
 
     requests: int = 0
     output: int = 0
-    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -46,6 +46,8 @@ class Running:
     start_seconds: float = 0.0
     """From the start of the program to its first answer of the provider's."""
     counts: Counts = field(default_factory=Counts)
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of its commands."""
 
 
 Start = Callable[[str], AbstractContextManager[Running]]
@@ -101,7 +103,8 @@ def _opusmax(*program: str, on: Path | None = None, is_recorded: bool = True) ->
                 "ANTHROPIC_API_KEY": "the-operators-own-credential",
             }
             port = free_port()
-            running = Running(f"127.0.0.1:{port}", f"x-api-key: {_new_key(environment)}")
+            key = new_key(environment, "--budget", "900000M/5h")
+            running = Running(f"127.0.0.1:{port}", f"x-api-key: {key}", environment=environment)
             command = [sys.executable, *program, "serve", "--listen", running.address]
             with _started([*command, "--anthropic-url", f"http://{provider}"], running, environment):
                 yield running
@@ -111,8 +114,8 @@ def _opusmax(*program: str, on: Path | None = None, is_recorded: bool = True) ->
     return start
 
 
-def _new_key(environment: dict[str, str]) -> str:
-    command = [sys.executable, "opusmax.py", "key", "create", "bench", "--json", "--budget", "900000M/5h"]
+def new_key(environment: dict[str, str], *budget: str) -> str:
+    command = [sys.executable, "opusmax.py", "key", "create", f"bench {secrets.token_hex(4)}", "--json", *budget]
     limits = ["--requests-per-minute", "900M", "--tokens-per-minute", "900000M", "--concurrency", "100k"]
     made = subprocess.run([*command, *limits], cwd=PROJECT, env=environment, capture_output=True, check=False)
     if made.returncode != 0:
@@ -198,6 +201,9 @@ WITHOUT_PROMISES = (
     Subject("nothing-waits", "nothing waits for the disk", _opusmax("-m", "bench.variants", "nothing-waits")),
     Subject("no-ledger", "no ledger", _opusmax("-m", "bench.variants", "no-ledger", is_recorded=False)),
     Subject("in-memory", "the file in memory", _opusmax("opusmax.py", on=MEMORY_FILES)),
+)
+OF_ALL_KINDS = Subject(
+    "of-all-kinds", "OpusMax, with requests of all kinds", _opusmax("opusmax.py", is_recorded=False)
 )
 LITELLM = Subject("litellm", "LiteLLM", _litellm)
 

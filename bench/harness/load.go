@@ -18,6 +18,9 @@ type plan struct {
 	open           int64 // the lanes start evenly within this time
 	warm, measured int64 // what is measured begins after the one and lasts for the other
 	isOnce         bool  // a lane makes one request; else one after the other until the end
+	wished         int   // status that the provider is asked for; 0: as usual
+	expected       int   // status that is right; an answer with another one than 200 has nothing to be looked at
+	leaves         bool  // a lane goes away at the first event of a stream, and comes back on a new connection
 }
 
 // figures is what a run found, as one line of JSON. Counts without "per second" are of the whole run.
@@ -72,6 +75,8 @@ func runLoad(mode string, arguments []string) {
 	open := flags.Float64("open", 0, "seconds within which the lanes start")
 	warm := flags.Float64("warm", 1, "seconds before measuring")
 	seconds := flags.Float64("seconds", 3, "seconds of measuring")
+	wished := flags.Int("wish", 0, "status that the provider is to answer with")
+	expected := flags.Int("expect", 200, "status that the answers have to have")
 	check(flags.Parse(arguments), "flags")
 	if mode == "json" {
 		*events = 0
@@ -80,6 +85,7 @@ func runLoad(mode string, arguments []string) {
 		plan: plan{
 			target: *target, header: *header, lanes: *lanes, events: *events, gapMicros: *gap, open: int64(*open * 1e9),
 			warm: int64(*warm * 1e9), measured: int64(*seconds * 1e9), isOnce: mode == "once",
+			wished: *wished, expected: *expected, leaves: mode == "leave",
 		},
 		poller: newPoller(), lanesByFd: make([]*lane, 64<<10),
 		whole: make([]int64, 0, 1<<20), first: make([]int64, 0, 1<<20), late: make([]int64, 0, 1<<22),
@@ -89,7 +95,7 @@ func runLoad(mode string, arguments []string) {
 }
 
 func (l *load) run() {
-	l.request = requestBytes(l.target, l.header, l.events, l.gapMicros)
+	l.request = requestBytes(l.target, l.header, l.events, l.gapMicros, l.wished)
 	begin := now()
 	l.from, l.until = begin+l.warm, begin+l.warm+l.measured
 	for number := 0; number < l.lanes; number++ {
@@ -133,14 +139,16 @@ func (l *load) receive(on *lane) {
 		return
 	}
 	on.answer.feed(l.buffer[:count])
-	if len(on.answer.body) > 0 {
+	if len(on.answer.body) > 0 && l.expected == 200 {
 		l.look(on, at)
 	}
-	switch on.answer.stage {
-	case atEnd:
+	switch {
+	case on.answer.stage == atEnd:
 		l.finish(on, at)
-	case broken:
+	case on.answer.stage == broken:
 		l.fail(on)
+	case l.leaves && on.deltas > 0:
+		l.leave(on, at)
 	}
 }
 
@@ -183,7 +191,7 @@ func (l *load) lookAtEvent(on *lane, event []byte, at int64) {
 }
 
 func (l *load) finish(on *lane, at int64) {
-	if on.answer.status != 200 || !on.hasEnded || on.deltas != l.events {
+	if on.answer.status != l.expected || l.expected == 200 && (!on.hasEnded || on.deltas != l.events) {
 		l.fail(on)
 		return
 	}
@@ -195,6 +203,15 @@ func (l *load) finish(on *lane, at int64) {
 		l.close(on)
 	} else {
 		l.send(on)
+	}
+}
+
+// leave closes a connection whose answer is under way.
+func (l *load) leave(on *lane, at int64) {
+	l.close(on)
+	if at < l.until {
+		l.running++
+		l.starts.add(at, &lane{})
 	}
 }
 

@@ -6,8 +6,9 @@ import (
 	"strconv"
 )
 
-// What both sides know of each other. The load writes its wish into the prompt, `events=25 gap_us=20000`, because a
-// prompt passes every gateway; the provider writes the time of sending into each text delta, `@<nanoseconds> `.
+// What both sides know of each other. The load writes its wish into the prompt, `events=25 gap_us=20000` or
+// `status=400`, because a prompt passes every gateway; the provider writes the time of sending into each text delta,
+// `@<nanoseconds> `.
 const (
 	model           = "claude-haiku-4-5"
 	inputTokens     = 12
@@ -22,6 +23,7 @@ var (
 	startOfEvent = []byte("event: message_start")
 	eventsWish   = []byte("events=")
 	gapWish      = []byte("gap_us=")
+	statusWish   = []byte("status=")
 
 	jsonBody = fmt.Appendf(nil, `{"id":"msg_01bench","type":"message","role":"assistant","model":"%s","content":`+
 		`[{"type":"text","text":"Four words of text."}],"stop_reason":"end_turn","stop_sequence":null,"usage":`+
@@ -30,6 +32,8 @@ var (
 	jsonUsage  = []byte(`"output_tokens":` + strconv.Itoa(jsonOutput))
 	jsonAnswer = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"+
 		"request-id: req_01bench\r\n\r\n%s", len(jsonBody), jsonBody)
+
+	errorBody = []byte(`{"type":"error","error":{"type":"invalid_request_error","message":"As wished."}}`)
 
 	modelsBody = fmt.Appendf(nil, `{"data":[{"type":"model","id":"%s","display_name":"Bench",`+
 		`"created_at":"2025-10-01T00:00:00Z"}],"has_more":false,"first_id":"%s","last_id":"%s"}`, model, model, model)
@@ -77,11 +81,20 @@ func appendEnd(to []byte, deltas int) []byte {
 	return append(appendChunk(to, []byte(end)), "0\r\n\r\n"...)
 }
 
-// requestBytes is a request of the load; `events` 0 asks for JSON.
-func requestBytes(target, header string, events, gapMicroseconds int) []byte {
+// errorAnswer is an error of the status that was wished for.
+func errorAnswer(status int) []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 %d Wished\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s",
+		status, len(errorBody), errorBody)
+}
+
+// requestBytes is a request of the load; `events` 0 asks for JSON, `status` 0 for no error.
+func requestBytes(target, header string, events, gapMicroseconds, status int) []byte {
 	stream, wish := "false", "Four words, please."
 	if events > 0 {
 		stream, wish = "true", fmt.Sprintf("events=%d gap_us=%d", events, gapMicroseconds)
+	}
+	if status > 0 {
+		wish = fmt.Sprintf("status=%d", status)
 	}
 	body := fmt.Sprintf(`{"model":"%s","max_tokens":4096,"stream":%s,"messages":[{"role":"user","content":"%s"}]}`,
 		model, stream, wish)

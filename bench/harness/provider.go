@@ -127,10 +127,12 @@ func lengthOfBody(head []byte) int {
 }
 
 func (p *provider) answer(c *upstreamSide, head, body []byte) {
-	deltas := wished(body, eventsWish)
+	deltas, status := wished(body, eventsWish), wished(body, statusWish)
 	switch {
 	case bytes.HasPrefix(head, []byte("GET ")):
 		p.send(c, modelsAnswer)
+	case status > 0:
+		p.send(c, errorAnswer(status))
 	case deltas == 0:
 		p.send(c, jsonAnswer)
 	default:
