@@ -63,7 +63,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start(self) -> None:
         self._idle_until = math.inf
-        self._headers: list[tuple[str, str]] = []
+        self._names: list[bytes] = []
+        self._values: list[bytes] = []
         self._header_bytes = 0
         self._informational = 0
         self._overhead_bytes = 0
@@ -187,14 +188,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > MAX_HEADER_BYTES or len(self._headers) == MAX_HEADERS:
+        if self._header_bytes > MAX_HEADER_BYTES or len(self._names) == MAX_HEADERS:
             raise Refused
-        self._headers.append((name.decode().lower(), value.decode("utf-8", "surrogateescape").strip(" \t")))
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
-        headers, self._headers = self._headers, []  # trailers may follow: they are nobody's
+        names, values = _texts(self._names), _texts(self._values)
+        self._names, self._values = [], []  # trailers may follow: they are nobody's
         status = self._parser.get_status_code()
         if status >= 200:
+            headers = [(name.lower(), value.strip(" \t")) for name, value in zip(names, values, strict=True)]
             self._answer.begin(status, headers)
             return
         self._informational += 1
@@ -209,3 +213,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._answer.status:
             self.is_open = self.is_open and self._parser.should_keep_alive()
             self._answer.end()
+
+
+def _texts(lines: list[bytes]) -> list[str]:
+    """All decoded at once. None of them holds the end of a line: the parser would have refused it."""
+    return b"\n".join(lines).decode("utf-8", "surrogateescape").split("\n") if lines else []

@@ -18,6 +18,5 @@ class Api(Enum):
     RESPONSES = Protocol.OPENAI, "responses"
     EMBEDDINGS = Protocol.OPENAI, "embeddings"
 
-    @property
-    def protocol(self) -> Protocol:
-        return self.value[0]
+    def __init__(self, protocol: Protocol, _name: str) -> None:
+        self.protocol = protocol
