@@ -109,6 +109,10 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.opened.rows or self.settled.rows or self.refusals)
 
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.opened.rows) + len(self.settled.rows)
+
     def counts(self) -> list[Statement]:
         """They add the refusals."""
         return [(ADD_REFUSALS[refusal], (key, count)) for (key, refusal), count in self.refusals.items()]

@@ -34,6 +34,9 @@ REFUSALS_EVERY_LOOKS = 4
 """Refusals are written once a second at most: a looping client must not wear the disk."""
 PATIENCE_SECONDS = 10.0
 """How long anybody waits for a disk that does not take a row; one look more or less."""
+BUSY_ROWS = 4
+"""After a larger batch the next one waits for one turn of the loop, in which more rows come due: a commit costs as
+much as many rows, and those who wait for it go on one after the other."""
 CLOSE_SECONDS = 10.0
 """How long the last rows may take at the end of the process."""
 UNRECORDABLE = "Usage of this API key cannot be recorded. The administrator needs to look at it."
@@ -70,6 +73,7 @@ class Ledger:
         self._refusals: Counter[tuple[KeyRow, Refusal]] = Counter()
         self._work = asyncio.Event()
         self._looks = 0
+        self._is_busy = False
         self._deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         """Until when rows that come due before the next look are waited for."""
         self._refused: set[KeyRow] = set()
@@ -145,6 +149,8 @@ class Ledger:
         looked = self._looks
         while True:
             await self._work.wait()
+            if self._is_busy:
+                await asyncio.sleep(0)
             self._work.clear()
             is_look = looked != self._looks
             if is_look or self.is_writable:  # a disk that refused is asked again at the next look only
@@ -160,6 +166,7 @@ class Ledger:
         load the writer must not forget to follow the command line."""
         if not self._writing:
             self._writing, self._due = self._due, Batch()
+            self._is_busy = len(self._writing) > BUSY_ROWS
         if with_refusals:
             self._writing.refusals += self._refusals
             self._refusals.clear()
