@@ -6,6 +6,7 @@ connection may carry it; after that, it may have been processed.
 """
 
 import asyncio
+import ipaddress
 import ssl
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from gateway.core.errors import UpstreamUnreachable
 from gateway.exchange import Connection
 
 HAPPY_EYEBALLS_SECONDS = 0.25
-"""RFC 8305: so long is an address tried before the next one is tried beside it."""
+"""RFC 8305: so long is an address of a name tried before the next one is tried beside it."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -27,6 +28,7 @@ class Pool:
         parts = urlsplit(origin)
         self._host = parts.hostname or ""
         self._port = parts.port or _PORTS[parts.scheme]
+        self._delay_seconds = None if _is_address(self._host) else HAPPY_EYEBALLS_SECONDS
         self._tls = _verifying() if parts.scheme == "https" else None
         self._patience = patience
         self._idle: dict[Connection, None] = {}
@@ -83,7 +85,7 @@ class Pool:
                 self._host,
                 self._port,
                 ssl=self._tls,
-                happy_eyeballs_delay=HAPPY_EYEBALLS_SECONDS,
+                happy_eyeballs_delay=self._delay_seconds,
             )
         return connection
 
@@ -94,6 +96,14 @@ class Pool:
 
     def _forget(self, connection: Connection) -> None:
         self._idle.pop(connection, None)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _verifying() -> ssl.SSLContext:
