@@ -136,7 +136,7 @@ def _require_counted(database: Path, counts: Counts) -> None:
     with closing(sqlite3.connect(database)) as connection:
         (found,) = connection.execute(
             "SELECT count(*), sum(input), sum(output), sum(cache_read), sum(estimated),"
-            " count(*) FILTER (WHERE status IS NOT 200 OR model IS NOT ?) FROM request",
+            " count(*) FILTER (WHERE status IS NOT 200 OR model NOT IN (?, 'unknown')) FROM request",
             (MODEL,),
         ).fetchall()
     if found != expected:

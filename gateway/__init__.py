@@ -11,9 +11,10 @@ One request, walked:
     reservation.py  what a running request holds, until it is settled
     upstreams.py    who takes it (core/routing.py decides, core/rests.py remembers; core/shared_budgets.py: may it?)
     upstream.py     the only outgoing HTTP (core/wire.py: which headers cross; pool.py, exchange.py, answer.py: how)
-    relay.py        the straight path: stream, meter, settle, last bytes (lookups.py: what is free)
+    relay.py        the straight path, from the key to the upstream's answer (lookups.py: what is free)
+    passage.py      the way back: meter, settle, last bytes (streamed.py writes them, as they are)
     core/metering.py bytes -> usage (core/sse.py: bytes -> events; core/anthropic.py, openai.py: events -> counts)
-    ledger.py       the one writer: rows in, shared commits
+    ledger.py       the one writer: rows in, shared commits (batches.py: what is written together)
 
 Around it: server.py and process.py run it (tls.py, notify.py for systemd, metrics.py and figures.py for Prometheus,
 handover.py for new credentials), logs.py cannot leak, request_ids.py joins its lines to answers, pages.py shows

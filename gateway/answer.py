@@ -242,8 +242,13 @@ class Answer(AsyncIterator[bytes]):
         """Nothing more will come. To an answer that has ended, or failed before, this means nothing."""
         if not self.has_ended and self._failure is None:
             self._failure = event
+            self._on_taken = _do_nothing  # its connection is closed, and would be kept by it in a circle
             self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _do_nothing() -> None:
+    pass

@@ -172,6 +172,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         self.close()
         self._on_lost(self)
+        del self._parser, self._timer  # each leads back here, and only the garbage collector finds circles
 
     def pause_writing(self) -> None:
         self._may_write = False

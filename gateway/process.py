@@ -27,7 +27,7 @@ LEAKING_VARIABLES = {
 }
 """Variables of the environment that write down what passes, or what opens it."""
 
-COLLECTED_AFTER = (50_000, 4, 20)
+COLLECTED_AFTER = (10_000, 10, 20)
 """So many new objects, collections of those, and collections of these, before the garbage collector looks again."""
 
 LARGE_BLOCK_BYTES = 2**20
