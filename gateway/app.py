@@ -158,9 +158,9 @@ async def _take_over(writer: aiosqlite.Connection, path: Path) -> Clock:
     await database.require_undamaged(writer, path)
     await _finish_erasure(writer, path)
     try:
-        await writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # of a crash, unless somebody reads just now
-        if await ledger.settle_left_in_flight(writer):
+        if await ledger.settle_left_in_flight(writer):  # before all that a lock would make wait in vain
             _log.warning(Event.REQUESTS_RECOVERED)
+        await writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # of a crash, unless somebody reads just now
         clock = Clock(await ledger.newest_start(writer))
     except sqlite3.Error as error:
         raise database.unusable(path, error) from None
