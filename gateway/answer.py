@@ -99,7 +99,7 @@ class Answer(AsyncIterator[bytes]):
                 await self._progress(self._patience.silence)
             return False
         finally:
-            self._take = None
+            self._take = self._error = None  # the error's traceback leads back here: a circle
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body, in pieces as they were received. Ends only where the upstream ended it properly.
@@ -127,10 +127,7 @@ class Answer(AsyncIterator[bytes]):
     def _flow(self) -> bool:
         """Hand over what has come. False if it is not wanted, or what comes next is not."""
         if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None
+            raise self._error
         if self._take is not None and self._pieces and not self._take(self._received()):
             self._take = None
         return self._take is not None
@@ -242,8 +239,11 @@ class Answer(AsyncIterator[bytes]):
         """Nothing more will come. To an answer that has ended, or failed before, this means nothing."""
         if not self.has_ended and self._failure is None:
             self._failure = event
-            self._on_taken = _do_nothing  # its connection is closed, and would be kept by it in a circle
             self._wake()
+
+    def leave(self) -> None:
+        """Its connection is gone, and must not be kept by it."""
+        self._on_taken = _do_nothing
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -236,8 +236,9 @@ class ClientConnection(web.RequestHandler):
             self._socket.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        del exc  # its traceback may lead to the request, in which aiohttp would keep it: a circle
         self._clients.leave(self)
-        super().connection_lost(exc)
+        super().connection_lost(None)
 
     def data_received(self, data: bytes) -> None:
         if self._is_over:

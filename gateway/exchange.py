@@ -2,7 +2,7 @@
 
 How it works. A `Connection` is an asyncio protocol around a parser of HTTP/1.1 answers. `ask` writes a request and
 returns its `Answer` as soon as the head of it has come. Whatever one read from the socket holds goes through the
-parser into that answer, which wakes whoever waits for it. `finish` ends the exchange.
+parser into that answer, which hands it on as a whole. `finish` ends the exchange.
 
 - A body ends by its length, its last chunk, or - having neither - with the connection. Any other end is a failure.
 - A connection carries another exchange only after a whole one, and an `Answer` belongs to one exchange: no byte of
@@ -172,6 +172,7 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         self.close()
         self._on_lost(self)
+        self._answer.leave()
         del self._parser, self._timer  # each leads back here, and only the garbage collector finds circles
 
     def pause_writing(self) -> None:

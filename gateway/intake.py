@@ -35,7 +35,10 @@ async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
     if announced > LARGE_BYTES:
         ClientConnection.of(request).take_upload(announced)
     if request.content.is_eof():
-        return request.content.read_nowait()
+        body = request.content.read_nowait()
+        if len(body) > max_bytes:
+            raise _too_large()
+        return body
     if request.headers.get("expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     try:

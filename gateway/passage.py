@@ -6,6 +6,7 @@ the usage is on disk.
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from gateway.core import wire
 from gateway.core.metering import Meter
@@ -20,11 +21,14 @@ def begin(
     response: StreamedResponse, answer: Answer, limits: Mapping[str, str], *, keeps_length: bool = True
 ) -> None:
     """Give the response its head; `limits` are the headers that tell of the key's."""
-    headers = wire.answer_headers(answer.headers)
+    has_body = answer.status != HTTPStatus.NO_CONTENT and answer.content_length != 0
+    dropped = {
+        "content-length": not keeps_length or answer.status == HTTPStatus.NO_CONTENT,  # RFC 9110, 8.6
+        "content-type": not answer.content_type,
+    }
+    headers = [header for header in wire.answer_headers(answer.headers) if not dropped.get(header[0])]
     answer.headers = ()  # an answer may take minutes
-    if not keeps_length:
-        headers = [header for header in headers if header[0] != "content-length"]
-    if not answer.content_type:
+    if has_body and not answer.content_type:
         headers.append(("content-type", "application/octet-stream"))  # nobody is to guess
     if answer.content_type.startswith("text/event-stream"):
         headers.append(("x-accel-buffering", "no"))  # a proxy in front must not gather events
@@ -61,12 +65,11 @@ class Passage:
         while not await self._answer.pass_on(self._take):
             if self._is_complete:
                 await reservation.settle()
-                if self._held:
-                    self._response.send(self._held)
+                self._response.send(self._held)
             await self._response.drain()
         await reservation.settle()
-        if self._remover is not None and (rest := self._remover.rest()):
-            self._response.send(rest)
+        if self._remover is not None:
+            self._response.send(self._remover.rest())
         await self._response.write_eof()
 
     @property
@@ -82,6 +85,5 @@ class Passage:
         if self._is_complete:
             self._held = shown
             return False
-        if shown:
-            self._response.send(shown)
+        self._response.send(shown)
         return not self._response.is_slow

@@ -178,7 +178,12 @@ class Reservation:
 
 async def _committed(commit: asyncio.Future[None]) -> None:
     """Raises `Unavailable` where the ledger has given up."""
-    if not commit.done():
-        await commit
-    elif not commit.cancelled():
-        commit.result()
+    try:
+        if not commit.done():
+            await commit
+        elif not commit.cancelled():
+            commit.result()
+        return
+    except Unavailable as error:
+        text = error.message
+    raise Unavailable(text)  # the future keeps its own, whose traceback would lead back to it: a circle

@@ -81,8 +81,9 @@ class StreamedResponse(web.StreamResponse):
             self._send(b"")
 
     def send(self, piece: bytes) -> None:
-        """Write a piece of the body, which is not empty. Raises `ClientLeft`."""
-        self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        """Write a piece of the body; an empty one is none. Raises `ClientLeft`."""
+        if piece:
+            self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
 
     async def drain(self) -> None:
         """Return once the client has taken most of what was written. Raises `ClientLeft`."""

@@ -130,8 +130,11 @@ class Upstream:
                 " the administrator needs to look at it."
             )
         if not 400 <= answer.status < 600:
-            not_passed = UpstreamBroke("The provider gave an answer that is not passed on.")
-            raise report(Event.UPSTREAM_REDIRECTED, self.settings.name, not_passed)
+            raise report(
+                Event.UPSTREAM_REDIRECTED,
+                self.settings.name,
+                UpstreamBroke("The provider gave an answer that is not passed on."),
+            )
         # An error may repeat what it was asked with; a proxy that is set up wrongly does.
         await answer.withhold(self._secrets)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.harness import CREDENTIALS, Database, ask, serving, until
-from tests.raw_client import request_bytes
+from tests.raw_client import Seen, connect, request_bytes
 from tests.raw_provider import CHUNKED, OK, Handler, RawProvider, Reader, Writer, read_request
 
 TYPE = b"content-type: application/json\r\n"
@@ -132,7 +132,28 @@ async def test_a_client_is_told_of_what_is_not_usual_in_its_version(
 
 
 async def test_an_answer_without_a_body_is_a_head(tmp_path: Path) -> None:
-    async with asked(saying(b"HTTP/1.1 204 No Content\r\n\r\n"), tmp_path) as (reader, _):
+    async with asked(saying(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n"), tmp_path) as (reader, _):
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 204 No Content\r\n")
-        assert b"transfer-encoding" not in head
+        for name in (b"transfer-encoding", b"content-length", b"content-type"):
+            assert name not in head
+
+
+@pytest.mark.parametrize("said", [b"", b"content-type:\r\n"])
+async def test_an_answer_that_does_not_say_what_it_is_is_bytes(tmp_path: Path, said: bytes) -> None:
+    async with asked(saying(OK + said + b"content-length: 2\r\n\r\n{}"), tmp_path) as (reader, _):
+        received = await reader.readuntil(b"{}")
+        assert re.findall(rb"\r\ncontent-type: *(.*)\r\n", received) == [b"application/octet-stream"]
+
+
+async def test_a_chunked_body_that_comes_at_once_is_measured_all_the_same(tmp_path: Path) -> None:
+    database = Database(tmp_path / "opusmax.db")
+    text, _ = await database.create_key()
+    async with (
+        RawProvider(saying(WHOLE)) as provider,
+        serving(provider, database.path, CREDENTIALS, max_body_bytes=2_000) as origin,
+    ):
+        client = await connect(origin)
+        body = json.dumps(ask(metadata={"user_id": "x" * 2_000})).encode()
+        seen = await client.ask(request_bytes("1", text, body, is_chunked=True), Seen()).end()
+        assert seen.status == 413
