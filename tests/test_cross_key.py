@@ -103,8 +103,8 @@ async def wrong_answers(team: Team) -> tuple[int, list[str]]:
     """How many answers there are to all pairs of keys, and which of them tell of anything but the one key."""
     answers, wrong = 0, []
     for holder in team.holders:
-        one = await team.opened(holder)  # there are only so many tickets at once
         for other in team.holders:
+            one = await team.opened(holder)  # there are only so many tickets at once
             beside = one if other is holder else other
             for asked, answer in (await answers_to_both(team, one, beside)).items():
                 is_neither = beside is not one and asked in ("both keys", "mixed ticket")
