@@ -7,7 +7,7 @@ parser into that answer, which hands it on as a whole. `finish` ends the exchang
 - A body ends by its length, its last chunk, or - having neither - with the connection. Any other end is a failure.
 - A connection carries another exchange only after a whole one, and an `Answer` belongs to one exchange: no byte of
   one can turn up in another. Bytes that nobody asked for close the connection.
-- One coarse timer for each connection looks at the deadline of its answer, or of its idling.
+- Its pool looks now and then whether the deadline of its answer, or of its idling, has passed.
 """
 
 import asyncio
@@ -40,6 +40,27 @@ WRITE_BYTES = 64 * 2**10
 class Connection(asyncio.BufferedProtocol):
     """A connection: exchanges one after the other, as long as all goes well."""
 
+    __slots__ = (
+        "_answer",
+        "_buffered_bytes",
+        "_header_bytes",
+        "_idle_until",
+        "_informational",
+        "_loop",
+        "_may_read",
+        "_may_write",
+        "_names",
+        "_on_lost",
+        "_overhead_bytes",
+        "_parser",
+        "_patience",
+        "_transport",
+        "_unsent",
+        "_upstream",
+        "_values",
+        "is_open",
+    )
+
     _transport: asyncio.Transport
 
     def __init__(self, upstream: str, patience: Patience, on_lost: Callable[["Connection"], None]) -> None:
@@ -48,14 +69,12 @@ class Connection(asyncio.BufferedProtocol):
         """Whether a request may be sent on it, as far as the upstream has told."""
         self._upstream = upstream
         self._patience = patience
-        self._shortest = min(patience.first_byte, patience.silence, patience.idle)
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._answer = Answer(upstream, patience, self._read_on)
         self._answer.end()  # none is under way
         self._idle_until = math.inf
-        self._timer: asyncio.TimerHandle | None = None
         self._unsent = _NOTHING
         self._may_write = True
         self._may_read = True
@@ -112,6 +131,11 @@ class Connection(asyncio.BufferedProtocol):
         self._answer.fail(event)
         self._transport.abort()
 
+    def look(self, now: float) -> None:
+        """Close it if its time is over, in the loop's time."""
+        if now >= self._answer.deadline or now >= self._idle_until:
+            self.close(Event.UPSTREAM_TIMED_OUT)
+
     def _read_on(self) -> None:
         self._buffered_bytes = 0
         if not self._may_read:
@@ -125,21 +149,11 @@ class Connection(asyncio.BufferedProtocol):
         if not self._unsent:
             self._unsent = _NOTHING  # even an empty view holds on to the body
 
-    def _watch(self) -> None:
-        """Look at the deadline, now and whenever one may have passed: none is set nearer than `_shortest`."""
-        now = self._loop.time()
-        deadline = min(self._answer.deadline, self._idle_until)
-        if now >= deadline:
-            self.close(Event.UPSTREAM_TIMED_OUT)
-        else:
-            self._timer = self._loop.call_at(min(deadline, now + self._shortest), self._watch)
-
     # What the event loop tells it:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.is_open = True
-        self._watch()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -168,12 +182,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         del error
-        if self._timer is not None:
-            self._timer.cancel()
         self.close()
         self._on_lost(self)
         self._answer.leave()
-        del self._parser, self._timer  # each leads back here, and only the garbage collector finds circles
+        del self._parser  # it leads back here, and only the garbage collector finds circles
 
     def pause_writing(self) -> None:
         self._may_write = False

@@ -41,6 +41,8 @@ def begin(
 class Passage:
     """The body of a metered answer."""
 
+    __slots__ = ("_answer", "_held", "_meter", "_missing", "_remover", "_response")
+
     def __init__(
         self,
         response: StreamedResponse,

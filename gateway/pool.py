@@ -16,6 +16,8 @@ from gateway.exchange import Connection
 
 HAPPY_EYEBALLS_SECONDS = 0.25
 """RFC 8305: so long is an address of a name tried before the next one is tried beside it."""
+LOOK_SECONDS = 1.0
+"""How often at least the deadlines of all connections are looked at."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -33,6 +35,9 @@ class Pool:
         self._patience = patience
         self._idle: dict[Connection, None] = {}
         """As a stack out of whose middle lost ones can be taken."""
+        self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_seconds = min(LOOK_SECONDS, patience.first_byte / 2, patience.silence / 2, patience.idle / 2)
         self._connecting: set[asyncio.Task[Connection]] = set()
         self._is_closed = False
 
@@ -87,7 +92,18 @@ class Pool:
                 ssl=self._tls,
                 happy_eyeballs_delay=self._delay_seconds,
             )
+        if connection.is_open:
+            self._open.add(connection)
+            if self._timer is None:
+                self._look()
         return connection
+
+    def _look(self) -> None:
+        """Close those whose time is over, now and as long as there are any connections."""
+        loop = asyncio.get_running_loop()
+        for connection in tuple(self._open):
+            connection.look(loop.time())
+        self._timer = loop.call_later(self._look_seconds, self._look) if self._open else None
 
     def _keep(self, connecting: asyncio.Task[Connection]) -> None:
         """Its client has left meanwhile."""
@@ -95,6 +111,7 @@ class Pool:
             self.give_back(connecting.result())
 
     def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
         self._idle.pop(connection, None)
 
 

@@ -87,7 +87,7 @@ class Relay:
                 self._admission.reserve(key, parsed, call.api.protocol, upstream) as reservation,
                 self._upstreams.send(attempts, sent, reservation.move) as answer,
             ):
-                del body, headers, sent  # it has been sent: an answer may take minutes, and needs it no more
+                del attempts, body, headers, sent  # an answer may take minutes, and needs them no more
                 ClientConnection.of(request).release_upload()
                 meter = meter_for(
                     parsed.hold, answer.status, answer.content_type, answer.content_encoding, call.api

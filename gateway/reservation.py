@@ -29,6 +29,27 @@ INTERNAL_ERROR = 500
 class Reservation:
     """What one running request holds. Leaving the `async with` block settles it, if nothing has before."""
 
+    __slots__ = (
+        "_answer_status",
+        "_cancelled_with",
+        "_catalog",
+        "_clock",
+        "_ledger",
+        "_limits",
+        "_may_be_sent",
+        "_meter",
+        "_opened",
+        "_parsed",
+        "_protocol",
+        "_running",
+        "_sequence",
+        "_settled",
+        "_shared_hold",
+        "_started",
+        "key",
+        "task",
+    )
+
     def __init__(
         self,
         limits: KeyLimits,
@@ -74,6 +95,7 @@ class Reservation:
             await self.__aexit__(type(error), error, None)
             raise
         self._may_be_sent = True
+        del self._opened
         return self
 
     async def __aexit__(

@@ -142,6 +142,8 @@ class Upstream:
 class Sending:
     """One exchange, as an `async with` block that gives its answer."""
 
+    __slots__ = ("_body", "_check", "_connection", "_head", "_may_repeat", "_pool")
+
     def __init__(
         self,
         pool: Pool,
@@ -173,7 +175,7 @@ class Sending:
         except BaseException:
             self._close()
             raise
-        self._head = b""
+        del self._head, self._check
         return answer
 
     async def _exchange(self) -> Answer:

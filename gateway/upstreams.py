@@ -144,6 +144,8 @@ class _KnownList:
 class Asking:
     """One request on its way, from one upstream to the next, until there is an answer for the client."""
 
+    __slots__ = ("_attempts", "_clock", "_may_go_to", "_request", "_sending", "_upstreams")
+
     def __init__(
         self,
         upstreams: Sequence[Upstream],
@@ -165,7 +167,7 @@ class Asking:
         while self._goes_on(outcome):
             await self.__aexit__(None, None, None)
             outcome = await self._try(self._request)
-        del self._request  # it has been sent, and its body is not kept any longer
+        del self._request, self._attempts, self._may_go_to  # it has been sent, and an answer may take minutes
         if isinstance(outcome, Answer):
             return outcome
         try:
