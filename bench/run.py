@@ -126,8 +126,8 @@ def _short() -> int:
     goals = [
         results.Goal(f"{title}, x nginx", found.ratio("opusmax", name, "nginx"), bound, is_least=is_least)
         for title, name, bound, is_least in (
-            ("requests/s", "requests_per_second", 0.015, True),
-            ("processor time of a request", "request_cpu_us", 60, False),
+            ("requests/s", "requests_per_second", 0.03, True),
+            ("processor time of a request", "request_cpu_us", 40, False),
             ("processor time of an event", "event_cpu_us", 8, False),
         )
     ]

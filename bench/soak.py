@@ -59,6 +59,7 @@ class Point:
 def soak(running: Running) -> list[Point]:
     """Raises `BenchError` if an answer was wrong, or the ledger has anything else than what the load saw."""
     poor = f"x-api-key: {new_key(running.environment, '--budget', '1/5h')}"
+    time.sleep(QUIET_SECONDS)  # the server follows within a second
     seen = Counter({200: running.counts.requests})
     sent, seconds = 0, FIRST_STEP_SECONDS
     points = [_point(running, sent)]
