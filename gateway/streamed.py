@@ -100,9 +100,10 @@ class StreamedResponse(web.StreamResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """End it: all of it was sent. Raises `ClientLeft`."""
         del data
-        if not self._eof_sent:
-            self._send(_LAST_CHUNK if self._is_chunked else b"")
-            self._eof_sent = True
+        if self._is_chunked and not self._eof_sent:
+            self._send(_LAST_CHUNK)
+        self.flush()
+        self._eof_sent = True
 
     def _send(self, data: bytes) -> None:
         transport = self._client.transport
