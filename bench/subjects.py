@@ -124,7 +124,8 @@ def new_key(environment: dict[str, str], *budget: str) -> str:
 
 
 def _require_counted(database: Path, counts: Counts) -> None:
-    """Figures of wrong answers are worth nothing: the ledger has each request, with the provider's own counts."""
+    """Figures of wrong answers are worth nothing: the ledger has each request, with the provider's own counts. The
+    model of the first one may be unknown: the provider's list of names may still be on its way."""
     expected = (
         counts.requests,
         counts.requests * INPUT_TOKENS,

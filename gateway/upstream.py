@@ -123,7 +123,7 @@ class Upstream:
         return ((name, f"Bearer {credential}" if name == "authorization" else credential),)
 
     async def _check(self, answer: Answer) -> None:
-        """Some answers that are none must not reach the client: they speak to the operator, or lead elsewhere."""
+        """Some of what is no success must not reach the client: it speaks to the operator, or leads elsewhere."""
         if answer.status == 401:
             raise UpstreamCredentialRefused(
                 "The provider did not accept this server's own credential. Your API key is not the cause;"
@@ -153,8 +153,8 @@ class Sending:
         *,
         may_repeat: bool,
     ) -> None:
-        """`check` raises a `GatewayError` for an error that must not be passed on. `may_repeat`: it costs nothing
-        and changes nothing, so it may be sent once more where no answer came."""
+        """`check` looks at what is no success, and raises a `GatewayError` if it must not be passed on.
+        `may_repeat`: it costs nothing and changes nothing, so it may be sent once more where no answer came."""
         self._pool = pool
         self._check = check
         self._may_repeat = may_repeat
